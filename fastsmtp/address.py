@@ -1,0 +1,93 @@
+"""IP addresses and networks as the hot path needs them: packed bytes and integers.
+
+The standard library's ipaddress does the parsing; this file adds what it lacks:
+one packed form for both families, a per-client key, and a set of networks that
+is asked in a few dictionary look-ups however many networks it holds.
+
+Rank 1: pure.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+_MAPPED = b"\0" * 10 + b"\xff\xff"
+
+
+class Address:
+    """One IPv4 or IPv6 address.
+
+    text     canonical text; an IPv4-mapped IPv6 address is its IPv4 address
+    packed   16 bytes, IPv4 as ::ffff:a.b.c.d
+    is_ipv4, is_loopback
+    key      16 bytes that stand for "this client": the IPv4 address, or the IPv6 /64
+    """
+
+    __slots__ = ("is_ipv4", "is_loopback", "key", "number", "packed", "text")
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError when text is no address.  A zone (%eth0) is dropped."""
+        if "%" in text:
+            text = text[: text.index("%")]
+        try:
+            if ":" in text:
+                packed = socket.inet_pton(socket.AF_INET6, text)
+                if packed.startswith(_MAPPED):
+                    text = socket.inet_ntop(socket.AF_INET, packed[12:])
+            else:
+                packed = _MAPPED + socket.inet_pton(socket.AF_INET, text)
+        except OSError:
+            raise ValueError(f"no IP address: {text!r}") from None
+        self.packed = packed
+        self.is_ipv4 = packed.startswith(_MAPPED)
+        self.text = text if self.is_ipv4 else socket.inet_ntop(socket.AF_INET6, packed)
+        self.number = int.from_bytes(packed)
+        self.is_loopback = packed[12] == 127 if self.is_ipv4 else self.number == 1
+        self.key = packed if self.is_ipv4 else packed[:8] + b"\0" * 8
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Address) and self.packed == other.packed
+
+    def __hash__(self) -> int:
+        return hash(self.packed)
+
+    def __repr__(self) -> str:
+        return f"Address({self.text!r})"
+
+    @property
+    def literal(self) -> str:
+        """As an RFC 5321 address literal: [192.0.2.1], [IPv6:2001:db8::1]."""
+        return f"[{self.text}]" if self.is_ipv4 else f"[IPv6:{self.text}]"
+
+
+class Networks:
+    """A frozen set of addresses and CIDR networks.  A look-up costs one step a prefix length in use."""
+
+    __slots__ = ("_by_shift", "texts")
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        """Raises ValueError naming the first text that is no address and no network (host bits must be zero)."""
+        self.texts = tuple(texts)
+        by_shift: dict[int, set[int]] = {}
+        for text in self.texts:
+            network = ip_network(text)
+            shift = network.max_prefixlen - network.prefixlen
+            by_shift.setdefault(shift, set()).add(_number(network) >> shift)
+        self._by_shift = tuple((shift, frozenset(numbers)) for shift, numbers in sorted(by_shift.items()))
+
+    def __contains__(self, address: Address) -> bool:
+        number = address.number
+        return any(number >> shift in numbers for shift, numbers in self._by_shift)
+
+    def __bool__(self) -> bool:
+        return bool(self._by_shift)
+
+    def __repr__(self) -> str:
+        return f"Networks({self.texts!r})"
+
+
+def _number(network: IPv4Network | IPv6Network) -> int:
+    number = int(network.network_address)
+    return number | 0xFFFF << 32 if network.version == 4 else number

@@ -1,0 +1,42 @@
+"""Errors by whose fault they are.
+
+ProtocolError: the peer is wrong.  TemporaryError: the world is wrong, and the
+mail is worth another try.  ConfigError: the operator is wrong, at start or on
+reload.  Any other exception is our own defect: the client gets 451 4.3.0 with
+an id, the log gets the traceback.
+
+A leaf carries one sentence.  What a peer is told comes from reply.py, never
+from an exception's text.  Rank 0: imports nothing of ours.
+"""
+
+
+class FastsmtpError(Exception):
+    """The root of everything that we raise on purpose."""
+
+
+class ProtocolError(FastsmtpError):
+    """A peer broke the protocol."""
+
+
+class TemporaryError(FastsmtpError):
+    """Something outside failed for now; the same mail may succeed later."""
+
+
+class StorageFull(TemporaryError):
+    """The disk, or a quota, has no room."""
+
+
+class NextHopDown(TemporaryError):
+    """The next hop could not be reached, hung up, or did not answer in time."""
+
+
+class NextHopGarbled(TemporaryError):
+    """The next hop answered with something that is no SMTP reply."""
+
+
+class ConfigError(FastsmtpError):
+    """The configuration is wrong; `faults` holds one line for each fault, with file and line or key."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults

@@ -1,0 +1,146 @@
+"""What a stage may answer: a closed set of verdicts and effects.
+
+A stage returns a Decision, or None for "no opinion".  Effects change the
+world and are carried out by the connection after the decision stands; asking
+a question never does.
+
+Rank 4: pure.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from fastsmtp.reply import Reply
+
+
+class Verdict(IntEnum):
+    """In rising order: of two opinions in one phase the higher one stands; among equals the earlier stage."""
+
+    PASS = 0
+    DEFER = 1  # 4xx: try again
+    REJECT = 2  # 5xx
+    DROP = 3  # the reply, then the connection is closed
+
+
+class Token(IntEnum):
+    """What the shared per-client counters count (fastsmtp._counters has the same numbers)."""
+
+    CONNECTIONS = 0
+    MESSAGES = 1
+    RECIPIENTS = 2
+    HANDSHAKES = 3
+
+
+class Effect:
+    """Root of the closed set below."""
+
+    __slots__ = ()
+
+
+class AddHeader(Effect):
+    """One header field for the prefix block; name and value are str without line ends."""
+
+    __slots__ = ("name", "value")
+
+    def __init__(self, name: str, value: str) -> None:
+        self.name = name
+        self.value = value
+
+
+class Delay(Effect):
+    """Hold the reply back for so long (tarpit)."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class TakeToken(Effect):
+    """Count one event against the client's minute."""
+
+    __slots__ = ("token",)
+
+    def __init__(self, token: Token) -> None:
+        self.token = token
+
+
+class GrantPass(Effect):
+    """The client waited and delivered: no greeting delay for so long."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class Route(Effect):
+    """Where the recipient under decision is delivered (a DEST)."""
+
+    __slots__ = ("deliver",)
+
+    def __init__(self, deliver: str) -> None:
+        self.deliver = deliver
+
+
+class Grant(Effect):
+    """What the client may do: relay anywhere, skip checks (connect phase)."""
+
+    __slots__ = ("may_relay", "skips_checks")
+
+    def __init__(self, *, may_relay: bool, skips_checks: bool) -> None:
+        self.may_relay = may_relay
+        self.skips_checks = skips_checks
+
+
+class Tag(Effect):
+    """A word for later stages and for the next hop's header; score adds to the session's."""
+
+    __slots__ = ("name", "score", "value")
+
+    def __init__(self, name: str, value: str = "", score: int = 0) -> None:
+        self.name = name
+        self.value = value
+        self.score = score
+
+
+class Decision:
+    """A verdict, the reply that goes with it, and effects.
+
+    reply is None exactly when the verdict is PASS.  stage is filled in by the runner.
+    """
+
+    __slots__ = ("effects", "reply", "stage", "verdict")
+
+    def __init__(
+        self, verdict: Verdict, reply: Reply | None = None, effects: tuple[Effect, ...] = (), stage: str = ""
+    ) -> None:
+        if (reply is None) != (verdict is Verdict.PASS):
+            raise ValueError("a reply goes with every verdict but PASS")
+        self.verdict = verdict
+        self.reply = reply
+        self.effects = effects
+        self.stage = stage
+
+    def __repr__(self) -> str:
+        return f"Decision({self.verdict.name}, {self.reply!r}, stage={self.stage!r})"
+
+
+PASSED = Decision(Verdict.PASS)
+
+
+def passed(*effects: Effect) -> Decision:
+    return Decision(Verdict.PASS, None, effects)
+
+
+def defer(reply: Reply, *effects: Effect) -> Decision:
+    return Decision(Verdict.DEFER, reply, effects)
+
+
+def reject(reply: Reply, *effects: Effect) -> Decision:
+    return Decision(Verdict.REJECT, reply, effects)
+
+
+def drop(reply: Reply, *effects: Effect) -> Decision:
+    return Decision(Verdict.DROP, reply, effects)

@@ -1,0 +1,162 @@
+"""Every reply that we speak, with its enhanced code and its RFC section.
+
+A Reply is a closed value: a raw (code, text) pair never crosses a module.
+The session adds the session's id to each 4xx and 5xx reply when it writes it.
+Not here: which reply is given when (that is policy, and the session's table).
+
+Rank 1: pure, imports nothing of ours.
+"""
+
+# RFC 5321 section 4.5.3.1.5: a reply line is at most 512 octets with its CRLF.  40 are kept for the id.
+REPLY_LINE_BYTES = 512 - 2 - 40
+
+
+class Reply:
+    """One SMTP reply.
+
+    code      three digits, 2xx to 5xx (RFC 5321 section 4.2)
+    enhanced  "5.7.1" (RFC 3463), or "" where RFC 2034 wants none (greeting, EHLO, 3xx)
+    lines     the text, a str a line, printable ASCII or UTF-8, without codes
+    head      the reply on the wire without its last CRLF
+    """
+
+    __slots__ = ("code", "enhanced", "head", "lines")
+    code: int
+    enhanced: str
+    lines: tuple[str, ...]
+    head: bytes
+
+    def __init__(self, code: int, enhanced: str, *lines: str) -> None:
+        if not 200 <= code <= 599:
+            raise ValueError(f"no SMTP reply code: {code}")
+        lines = lines or ("",)
+        prefix = f"{enhanced} " if enhanced else ""
+        last = len(lines) - 1
+        head = b"\r\n".join(
+            _wire_line(f"{code}{' ' if at == last else '-'}{prefix}{line}") for at, line in enumerate(lines)
+        )
+        put = object.__setattr__
+        put(self, "code", code)
+        put(self, "enhanced", enhanced)
+        put(self, "lines", lines)
+        put(self, "head", head)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a Reply is frozen")
+
+    def __repr__(self) -> str:
+        return f"Reply({self.code}, {self.enhanced!r}, {', '.join(map(repr, self.lines))})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reply) and self.head == other.head
+
+    def __hash__(self) -> int:
+        return hash(self.head)
+
+    @property
+    def is_positive(self) -> bool:
+        return self.code < 400
+
+    @property
+    def is_temporary(self) -> bool:
+        return 400 <= self.code < 500
+
+    @property
+    def is_permanent(self) -> bool:
+        return self.code >= 500
+
+    def softened(self) -> "Reply":
+        """The 4xx twin of a 5xx reply (policy.soft_reject); any other reply unchanged."""
+        if self.code < 500:
+            return self
+        enhanced = f"4{self.enhanced[1:]}" if self.enhanced else ""
+        return Reply(self.code - 100 if self.code in _HAS_TWIN else 450, enhanced, *self.lines)
+
+
+# 5xx codes whose 4xx twin is an SMTP code as well: 550/450, 551 has none, 552/452, 554/454 means TLS.
+_HAS_TWIN = frozenset({550, 552})
+
+
+def _wire_line(line: str) -> bytes:
+    """One line for the wire: no control character leaves, and none is longer than REPLY_LINE_BYTES."""
+    clean = "".join(c if c.isprintable() else "?" for c in line)
+    wire = clean.encode("utf-8", "replace")
+    if len(wire) > REPLY_LINE_BYTES:
+        wire = wire[:REPLY_LINE_BYTES].decode("utf-8", "ignore").encode()
+    return wire
+
+
+def banner(hostname: str) -> Reply:
+    """220, RFC 5321 section 4.3.1; no enhanced code (RFC 2034 section 4)."""
+    return Reply(220, "", f"{hostname} ESMTP")
+
+
+def accepted(message_id: str) -> Reply:
+    """250 to the end of data: from here on the message is ours (RFC 5321 section 4.2.5)."""
+    return Reply(250, "2.0.0", f"Ok: accepted as {message_id}")
+
+
+# --- the session's own (RFC 5321 section 4.1.1 and 4.2) ---------------------------------------------
+OK = Reply(250, "2.0.0", "Ok")
+SENDER_OK = Reply(250, "2.1.0", "Ok")
+RECIPIENT_OK = Reply(250, "2.1.5", "Ok")
+START_DATA = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+BYE = Reply(221, "2.0.0", "Bye")
+HELP = Reply(214, "2.0.0", "Commands: HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP STARTTLS QUIT")
+CANNOT_VERIFY = Reply(252, "2.5.2", "Cannot VRFY, but will take mail for a user it knows")  # RFC 5321 3.5.3
+START_TLS = Reply(220, "2.0.0", "Ready to start TLS")  # RFC 3207 section 4
+
+UNKNOWN_COMMAND = Reply(500, "5.5.2", "Command unknown")
+LINE_TOO_LONG = Reply(500, "5.5.2", "Line too long")  # RFC 5321 4.5.3.1.9
+SYNTAX_ERROR = Reply(501, "5.5.4", "Syntax error in parameters or arguments")
+NOT_OFFERED = Reply(502, "5.5.1", "Command not offered")
+BAD_SEQUENCE = Reply(503, "5.5.1", "Bad sequence of commands")
+SEND_HELO_FIRST = Reply(503, "5.5.1", "Send HELO or EHLO first")
+NEED_MAIL = Reply(503, "5.5.1", "Need MAIL before this")
+NEED_RCPT = Reply(503, "5.5.1", "Need RCPT before this")
+NO_VALID_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")  # RFC 5321 3.3, RFC 2920 3.1
+NESTED_MAIL = Reply(503, "5.5.1", "A transaction is open already")
+NO_PARAMETERS_AFTER_HELO = Reply(555, "5.5.4", "Parameters need EHLO")
+BAD_SENDER_SYNTAX = Reply(501, "5.1.7", "Bad sender address syntax")
+BAD_RECIPIENT_SYNTAX = Reply(501, "5.1.3", "Bad recipient address syntax")
+BAD_PARAMETER = Reply(501, "5.5.4", "Bad parameter value")
+UNKNOWN_PARAMETER = Reply(555, "5.5.4", "Parameter not recognized")  # RFC 5321 4.1.1.11
+NEED_SMTPUTF8 = Reply(553, "5.6.7", "Address needs SMTPUTF8")  # RFC 6531 3.5
+TOO_BIG = Reply(552, "5.3.4", "Message is bigger than allowed here")  # RFC 1870 6.1
+BARE_NEWLINE = Reply(550, "5.6.0", "Bare <CR> or <LF> received")  # RFC 5321 2.3.8
+NUL_RECEIVED = Reply(550, "5.6.0", "NUL received")
+BAD_CHUNK = Reply(501, "5.5.4", "Bad BDAT argument")  # RFC 3030
+TLS_OFF = Reply(454, "4.7.0", "TLS not available")  # RFC 3207 section 4
+TLS_ACTIVE = Reply(503, "5.5.1", "TLS is active already")
+NEED_TLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 section 4
+TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors")
+XCLIENT_DENIED = Reply(550, "5.7.0", "XCLIENT not allowed")
+
+# --- limits and time (RFC 5321 section 4.5.3) --------------------------------------------------------
+TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
+TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections from you")
+CONNECTION_RATE = Reply(421, "4.7.0", "You connect too often")
+MESSAGE_RATE = Reply(450, "4.7.1", "You send too many messages a minute")
+RECIPIENT_RATE = Reply(452, "4.7.1", "You name too many recipients a minute")
+HANDSHAKE_RATE = Reply(454, "4.7.0", "You start TLS too often")
+OVERLOADED = Reply(421, "4.3.2", "Busy, try again later")
+SHUTTING_DOWN = Reply(421, "4.3.2", "Shutting down")
+IDLE_TOO_LONG = Reply(421, "4.4.2", "Timed out waiting for you")
+TOO_SLOW = Reply(421, "4.4.2", "You send too slowly")
+TRANSACTION_TOO_LONG = Reply(421, "4.4.2", "The transaction takes too long")
+SESSION_TOO_LONG = Reply(421, "4.4.2", "The session takes too long")
+TLS_FAILED = Reply(421, "4.7.0", "TLS handshake failed")
+
+# --- policy ----------------------------------------------------------------------------------------------
+NO_RELAYING = Reply(550, "5.7.1", "Relaying denied")
+UNKNOWN_RECIPIENT = Reply(550, "5.1.1", "No such recipient here")
+EARLY_TALKER = Reply(554, "5.5.1", "You spoke before the greeting")  # RFC 5321 4.3.1
+MAIL_LOOP = Reply(554, "5.4.6", "Mail is looping: too many hops")  # RFC 5321 6.3
+DENIED = Reply(550, "5.7.1", "Not allowed")
+
+# --- the world -----------------------------------------------------------------------------------------
+OUR_DEFECT = Reply(451, "4.3.0", "Internal error, try again later")
+STORAGE_FULL = Reply(452, "4.3.1", "No room, try again later")
+NEXT_HOP_DOWN = Reply(451, "4.4.1", "Next hop does not answer, try again later")
+NEXT_HOP_GARBLED = Reply(451, "4.4.0", "Next hop answers nonsense, try again later")
+OTHER_NEXT_HOP = Reply(452, "4.5.3", "Send this recipient in another transaction")

@@ -26,6 +26,10 @@ class StorageFull(TemporaryError):
     """The disk, or a quota, has no room."""
 
 
+class HostUnknown(TemporaryError):
+    """A host name of the configuration does not exist, or has no address; the operator, or the zone, may mend that."""
+
+
 class NextHopDown(TemporaryError):
     """The next hop could not be reached, hung up, or did not answer in time."""
 

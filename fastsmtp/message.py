@@ -20,18 +20,26 @@ class Recipient:
     notify   RFC 3461 NOTIFY, upper-case words, () when not given
     orcpt    RFC 3461 ORCPT as sent (xtext), b"" when not given
     deliver  where it goes (the DEST of its [[accept]] or of the relay default)
+    pass_client  how the next hop is told who the client was: "none", "xclient", "xforward", "proxy"
     """
 
-    __slots__ = ("address", "deliver", "domain", "notify", "orcpt")
+    __slots__ = ("address", "deliver", "domain", "notify", "orcpt", "pass_client")
 
     def __init__(
-        self, address: bytes, domain: bytes, notify: tuple[bytes, ...] = (), orcpt: bytes = b"", deliver: str = ""
+        self,
+        address: bytes,
+        domain: bytes,
+        notify: tuple[bytes, ...] = (),
+        orcpt: bytes = b"",
+        deliver: str = "",
+        pass_client: str = "none",
     ) -> None:
         self.address = address
         self.domain = domain
         self.notify = notify
         self.orcpt = orcpt
         self.deliver = deliver
+        self.pass_client = pass_client
 
     def __repr__(self) -> str:
         return f"Recipient({self.address!r})"

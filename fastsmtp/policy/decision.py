@@ -76,12 +76,13 @@ class GrantPass(Effect):
 
 
 class Route(Effect):
-    """Where the recipient under decision is delivered (a DEST)."""
+    """Where the recipient under decision is delivered (a DEST), and how that place learns who the client was."""
 
-    __slots__ = ("deliver",)
+    __slots__ = ("deliver", "pass_client")
 
-    def __init__(self, deliver: str) -> None:
+    def __init__(self, deliver: str, pass_client: str = "none") -> None:
         self.deliver = deliver
+        self.pass_client = pass_client
 
 
 class Grant(Effect):

@@ -18,15 +18,20 @@ from fastsmtp.message import Envelope
 
 
 class Phase(IntEnum):
-    """When a stage runs.  CONNECT runs when the client is known: after PROXY, and again after XCLIENT."""
+    """When a stage runs.
+
+    CONNECT runs when the client is known: after PROXY, and again after XCLIENT.  GREETING runs when the
+    greeting delay is over.  STARTTLS runs before a handshake, on an implicit TLS listener too.
+    """
 
     CONNECT = 0
-    HELO = 1
-    STARTTLS = 2
-    MAIL = 3
-    RCPT = 4
-    DATA = 5
-    END = 6
+    GREETING = 1
+    HELO = 2
+    STARTTLS = 3
+    MAIL = 4
+    RCPT = 5
+    DATA = 6
+    END = 7
 
 
 class Origin(IntEnum):
@@ -60,7 +65,7 @@ class Client:
     may_relay, skips_checks   granted in the connect phase
     has_pass     waited and delivered within greeting_pass_h
     connections  open ones of this client, this one included, all workers together
-    rates        events in the last minute by decision.Token, before the one under decision; () while no limit asks
+    rates        events in the last minute by decision.Token, before the one under decision; 0 where no limit asks
     """
 
     __slots__ = ("address", "connections", "has_pass", "may_relay", "name", "origin", "port", "rates", "skips_checks")
@@ -74,7 +79,7 @@ class Client:
         self.skips_checks = False
         self.has_pass = False
         self.connections = 0
-        self.rates: tuple[int, int, int, int] = (0, 0, 0, 0)
+        self.rates = [0, 0, 0, 0]
 
 
 class Facts:
@@ -86,6 +91,7 @@ class Facts:
     client         Client
     connections    open connections of the whole server, this one included
     is_early       the client spoke before the greeting
+    has_waited     a greeting delay was held, and the client waited
     helo, is_extended   the name given in HELO or EHLO
     tls            TlsFacts or None
     envelope       of the open transaction, or None; recipients are the accepted ones so far
@@ -99,7 +105,7 @@ class Facts:
     """
 
     __slots__ = (
-        "client", "connections", "declared_bytes", "envelope", "header", "helo", "is_early", "is_extended",
+        "client", "connections", "declared_bytes", "envelope", "has_waited", "header", "helo", "is_early", "is_extended",
         "listener", "local_address", "messages", "recipient", "score", "sender", "session_id", "size_bytes",
         "tags", "tls",
     )  # fmt: skip
@@ -111,6 +117,7 @@ class Facts:
         self.client = client
         self.connections = 0
         self.is_early = False
+        self.has_waited = False
         self.helo = b""
         self.is_extended = False
         self.tls: TlsFacts | None = None

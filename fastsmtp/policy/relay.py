@@ -1,0 +1,72 @@
+"""Relay control: who may send anywhere, which recipients are ours, and where they go.
+
+Never switched off by policy.mode: a server that observes is no open relay.
+
+Rank 4: pure.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from fastsmtp import reply
+from fastsmtp.config.settings import Settings
+from fastsmtp.policy.decision import Decision, Grant, Route, passed, reject
+from fastsmtp.policy.facts import Facts, Origin
+
+_RELAY_CLIENT = passed(Grant(may_relay=True, skips_checks=True))
+_EXEMPT_CLIENT = passed(Grant(may_relay=False, skips_checks=True))
+_NO_RELAYING = reject(reply.NO_RELAYING)
+_UNKNOWN = reject(reply.UNKNOWN_RECIPIENT)
+
+
+def know_client(facts: Facts, settings: Settings) -> Decision | None:
+    """CONNECT: relay networks may send anywhere and skip all checks; exempt clients skip the checks.
+
+    A loopback address that a proxy or XCLIENT claims gives nothing: whoever may speak for
+    other clients must not be able to turn any of them into ourselves.
+    """
+    client = facts.client
+    if client.origin is not Origin.SOCKET and client.address.is_loopback:
+        return None
+    if client.address in settings.relay:
+        return _RELAY_CLIENT
+    if client.address in settings.exempt:
+        return _EXEMPT_CLIENT
+    return None
+
+
+def find_recipient(facts: Facts, settings: Settings) -> Decision | None:
+    """RCPT: ours and known, or a relay client's; anything else is refused.
+
+    postmaster is accepted without a domain and at every domain of ours (RFC 5321 section 4.5.1).
+    """
+    path = facts.recipient
+    if path is None:
+        raise ValueError("RCPT without a recipient")
+    domain = path.domain
+    if not domain:
+        # <postmaster>: goes where our own postmaster's mail goes.
+        domain = settings.postmaster.rpartition(b"@")[2]
+        accept = settings.accept.find(domain)
+        return _routed(accept.deliver, accept.pass_client) if accept is not None else _relayed(settings)
+    accept = settings.accept.find(domain)
+    if accept is not None:
+        known = accept.recipients
+        if known is None or path.key in known or path.mailbox.lower() == b"postmaster":
+            return _routed(accept.deliver, accept.pass_client)
+        return _UNKNOWN
+    if facts.client.may_relay:
+        return _relayed(settings)
+    return _NO_RELAYING
+
+
+def _relayed(settings: Settings) -> Decision:
+    default = settings.deliver.default
+    return _NO_RELAYING if default == "refuse" else _routed(default, "none")
+
+
+@lru_cache(maxsize=1024)
+def _routed(deliver: str, pass_client: str) -> Decision:
+    """The same decision for the same place: made once, since it is the answer to nearly every RCPT."""
+    return passed(Route(deliver, pass_client))

@@ -1,0 +1,189 @@
+"""Runs the stages of a phase and makes one decision of their opinions.
+
+A Plan is the stages and the settings of one listener, put in order once; run()
+is then a pure function of the facts.  Stages without questions answer at once.
+Where some ask, run() returns a Round: the questions of all of them together,
+to be answered as one batch, and resumed with the answers.  The world is asked
+by whoever called; nothing here waits.
+
+Of several refusals the highest verdict stands, and among equals the earlier
+stage.  Effects of all stages are carried out, whichever verdict stands.
+A stage that raises is never read as "no opinion": it defers, or passes where
+it says on_error="pass".
+
+Rank 4: pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import GeneratorType
+from typing import Any
+
+from fastsmtp import reply
+from fastsmtp.config.settings import Settings
+from fastsmtp.policy.decision import PASSED, Decision, Effect, Verdict, defer
+from fastsmtp.policy.facts import Facts, Phase
+from fastsmtp.policy.stage import Asking, Failed, Mode, Question, Stage
+
+# What an observer is told of every stage that ran: its opinion, or the exception that it raised.
+Observer = Callable[[Facts, Phase, Stage, "Decision | Exception | None"], None]
+
+_MILDNESS: dict[Mode, int] = {"off": 0, "observe": 1, "enforce": 2}
+
+
+class Round:
+    """The questions that stand between here and a decision.
+
+    questions  each once, in the stages' order
+    """
+
+    __slots__ = ("_asking", "_decided", "_facts", "_phase", "_plan", "questions")
+
+    def __init__(
+        self, plan: Plan, phase: Phase, facts: Facts, decided: list[tuple[int, Decision]], asking: list[_Asking]
+    ) -> None:
+        self._plan = plan
+        self._phase = phase
+        self._facts = facts
+        self._decided = decided
+        self._asking = asking
+        self.questions: tuple[Question, ...] = tuple(
+            dict.fromkeys(question for waiting in asking for question in waiting.questions)
+        )
+
+    def resume(self, answers: Mapping[Question, Any]) -> Decision | Round:
+        """Go on with the answers.  A question without one counts as Failed("no answer")."""
+        asking: list[_Asking] = []
+        for waiting in self._asking:
+            values = tuple(answers.get(question, _NO_ANSWER) for question in waiting.questions)
+            self._plan.step(self._phase, self._facts, waiting.at, waiting.generator, values, self._decided, asking)
+        if asking:
+            return Round(self._plan, self._phase, self._facts, self._decided, asking)
+        return combine(self._decided)
+
+
+class _Asking:
+    """A stage that waits for answers."""
+
+    __slots__ = ("at", "generator", "questions")
+
+    def __init__(self, at: int, generator: Asking, questions: tuple[Question, ...]) -> None:
+        self.at = at
+        self.generator = generator
+        self.questions = questions
+
+
+_NO_ANSWER = Failed("no answer")
+
+
+class Plan:
+    """The stages that one listener's settings ask for, by phase."""
+
+    __slots__ = ("_by_phase", "_is_soft", "_observer", "_unskippable", "settings")
+
+    def __init__(self, stages: Iterable[Stage], settings: Settings, observer: Observer | None = None) -> None:
+        self.settings = settings
+        self._observer = observer
+        self._is_soft = settings.policy.soft_reject
+        active = [stage for stage in stages if effective_mode(stage, settings) != "off"]
+        self._by_phase = tuple(tuple(s for s in active if s.phase is phase) for phase in Phase)
+        self._unskippable = tuple(
+            tuple(s for s in active if s.phase is phase and not s.is_check) for phase in Phase
+        )
+
+    def run(self, phase: Phase, facts: Facts) -> Decision | Round:
+        """Every stage of the phase once; a Decision, or the Round of questions that come first."""
+        settings = self.settings
+        stages = (self._unskippable if facts.client.skips_checks else self._by_phase)[phase]
+        decided: list[tuple[int, Decision]] | None = None
+        asking: list[_Asking] | None = None
+        for at, stage in enumerate(stages):
+            try:
+                opinion = stage.function(facts, settings)
+            except Exception as error:  # noqa: BLE001 - whatever a stage raises is a defect of ours, and defers
+                opinion = self._failed(phase, facts, stage, error)
+            else:
+                if type(opinion) is GeneratorType:
+                    asking = [] if asking is None else asking
+                    decided = [] if decided is None else decided
+                    self.step(phase, facts, at, opinion, None, decided, asking)
+                    continue
+                if self._observer is not None:
+                    self._observer(facts, phase, stage, opinion)  # type: ignore[arg-type]
+            if opinion is not None:
+                opinion = self._weighed(stage, opinion)  # type: ignore[arg-type]
+                if decided is None:
+                    decided = []
+                decided.append((at, opinion))
+        if asking:
+            return Round(self, phase, facts, decided or [], asking)
+        if decided is None:
+            return PASSED
+        return combine(decided)
+
+    def step(
+        self,
+        phase: Phase,
+        facts: Facts,
+        at: int,
+        generator: Asking,
+        answers: tuple[Any, ...] | None,
+        decided: list[tuple[int, Decision]],
+        asking: list[_Asking],
+    ) -> None:
+        """Drive one asking stage to its next questions or to its opinion."""
+        stage = (self._unskippable if facts.client.skips_checks else self._by_phase)[phase][at]
+        opinion: Decision | None
+        try:
+            questions = next(generator) if answers is None else generator.send(answers)
+        except StopIteration as end:
+            opinion = end.value
+            if self._observer is not None:
+                self._observer(facts, phase, stage, opinion)
+        except Exception as error:  # noqa: BLE001 - as in run()
+            opinion = self._failed(phase, facts, stage, error)
+        else:
+            asking.append(_Asking(at, generator, questions))
+            return
+        if opinion is not None:
+            decided.append((at, self._weighed(stage, opinion)))
+
+    def _failed(self, phase: Phase, facts: Facts, stage: Stage, error: Exception) -> Decision | None:
+        if self._observer is not None:
+            self._observer(facts, phase, stage, error)
+        return None if stage.on_error == "pass" else defer(reply.OUR_DEFECT)
+
+    def _weighed(self, stage: Stage, opinion: Decision) -> Decision:
+        """The opinion as the mode lets it count: observed refusals pass, soft ones turn into 4xx."""
+        if opinion.verdict is Verdict.PASS:
+            return opinion
+        if stage.is_check:
+            if effective_mode(stage, self.settings) == "observe":
+                return PASSED
+            if self._is_soft and opinion.reply is not None and opinion.reply.is_permanent:
+                return Decision(Verdict.DEFER, opinion.reply.softened(), opinion.effects, stage.name)
+        return Decision(opinion.verdict, opinion.reply, opinion.effects, stage.name)
+
+
+def effective_mode(stage: Stage, settings: Settings) -> Mode:
+    """The milder of the stage's own mode and policy.mode; what is no rule can't be switched off."""
+    if not stage.is_check:
+        return "enforce"
+    return min(stage.mode, settings.policy.mode, key=_MILDNESS.__getitem__)
+
+
+def combine(decided: list[tuple[int, Decision]]) -> Decision:
+    """One decision of many opinions; see the module's text."""
+    if len(decided) == 1:
+        return decided[0][1]
+    if not decided:
+        return PASSED
+    decided.sort(key=lambda entry: entry[0])
+    standing = decided[0][1]
+    effects: list[Effect] = []
+    for _, decision in decided:
+        effects += decision.effects
+        if decision.verdict > standing.verdict:
+            standing = decision
+    return Decision(standing.verdict, standing.reply, tuple(effects), standing.stage)

@@ -1,0 +1,86 @@
+# Everything that one does with the sources.  A virtual environment in .venv is
+# made from pyproject.toml, the compiled modules are built beside their sources
+# by meson (through setup.py); nothing is done twice when nothing has changed.
+#
+#   make run      build, and serve a trial on 127.0.0.1:2525
+#   make test     the test suite;  TESTS="tests/unit -k reply" for a part of it
+#   make lint     ruff and mypy
+#   make bench    side by side with other servers;  BENCH_SECONDS, PEERS=all
+#   make fuzz     coverage-guided fuzzing;  FUZZ_SECONDS
+#   make asan     the suite under AddressSanitizer
+#   make cover    line coverage, of the compiled modules too
+#   make wheels   wheels for manylinux and musllinux (needs docker or podman)
+#   make dist     sdist and wheel for this machine, in dist/
+#   make clean    remove all that was built;  make distclean  the environment too
+
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    ?=
+TESTS  ?=
+export FUZZ_SECONDS  ?= 60
+export BENCH_SECONDS ?= 2
+PEERS  ?=
+
+python  = $(VENV)/bin/python
+compiled = $(wildcard fastsmtp/*.pyx fastsmtp/*.pxd fastsmtp/*.h)
+# One group of pyproject.toml a stamp: what is not asked for is not downloaded.
+install = $(python) tools/requirements.py $(1) > $(VENV)/$(2).txt && \
+          $(python) -m pip install --quiet --disable-pip-version-check -r $(VENV)/$(2).txt && touch $@
+
+.DELETE_ON_ERROR:
+.PHONY: run test lint bench fuzz asan cover wheels dist build clean distclean
+
+run: $(VENV)/built
+	@printf '%s\n' 'A trial on 127.0.0.1:2525: every recipient is accepted, all mail is kept in a Maildir,' \
+	    'nothing leaves this machine. Send the first mail from another terminal:' '' \
+	    '  printf "Subject: first\n\nHello.\n" | curl --crlf -T - --mail-from me@example.org --mail-rcpt you@example.org smtp://127.0.0.1:2525' ''
+	@exec $(python) -m fastsmtp serve $(RUN)
+
+test: $(VENV)/test $(VENV)/built
+	$(python) -m pytest $(TESTS)
+
+lint: $(VENV)/lint $(VENV)/test
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/bench $(VENV)/test $(VENV)/built
+	$(python) bench/load/run.py --seconds $(BENCH_SECONDS) $(if $(PEERS),--peers $(PEERS))
+	$(python) -m pytest bench $(TESTS)
+
+fuzz: $(VENV)/test $(VENV)/built
+	$(python) tests/fuzz/run.py
+
+asan: $(VENV)/test
+	tools/asan $(python) $(TESTS)
+
+cover: $(VENV)/cover $(VENV)/test
+	$(python) tools/cover.py $(TESTS)
+
+wheels: $(VENV)/wheels
+	$(python) -m cibuildwheel --output-dir dist
+
+dist: $(VENV)/wheels
+	$(python) -m build --outdir dist
+
+build: $(VENV)/built
+
+$(python):
+	@tools/prerequisites $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/build $(VENV)/test $(VENV)/lint $(VENV)/bench $(VENV)/cover $(VENV)/wheels: $(VENV)/%: pyproject.toml tools/requirements.py | $(python)
+	$(call install,$*,$*)
+
+# The headers may have gone since the environment was made: look again before a compiler does.
+$(VENV)/built: $(VENV)/build setup.py meson.build meson.options $(compiled) fastsmtp/meson.build
+	@tools/prerequisites $(python)
+	@$(python) setup.py build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
+	@touch $@
+
+clean:
+	rm -rf build dist htmlcov .benchmarks .coverage .coverage.* $(VENV)/built fastsmtp/*.so fastsmtp/*.c fastsmtp/.*.new
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -22,7 +22,7 @@ RANKS = {
     0: ["errors", "clock", "metrics", "log", "trace"],
     1: ["_ascii", "_parser", "_session", "_body", "_dns", "reply", "address", "message"],
     2: ["config"],
-    3: ["_counters", "resolver", "tls", "store", "auth"],
+    3: ["_counters", "cares", "resolver", "tls", "store", "auth"],
     4: ["policy"],
     5: ["_journal", "queue"],
     6: ["delivery"],

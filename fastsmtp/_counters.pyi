@@ -2,9 +2,11 @@
 
 Each worker owns a region that only it writes; a reader sums over the regions
 (no lock, no atomic read-modify-write).  A region is a header (connections in
-all, heartbeat, open sessions) and a fixed hash table client -> counts.  The
+all, heartbeat, overflows) and a fixed hash table client -> counts.  The
 master clears the region of a worker that died.  A client that finds no place
 in the table is not counted (it is never refused for that) and `overflows` rises.
+A slot is given to another client when it has no connection, no event in this
+minute or the last, and no valid pass; failing that, the pass that ends first goes.
 
 The client key is 16 bytes: IPv4 as ::ffff:a.b.c.d, IPv6 cut to its /64.
 Rates are sliding over a minute: the last full minute weighed, plus this one.
@@ -20,19 +22,30 @@ HANDSHAKES: Final[int]  # 3
 
 @final
 class Counters:
-    """The mapping.  workers regions of slots clients each; anonymous MAP_SHARED memory."""
+    """The mapping.  workers regions of slots (rounded up to a power of two) clients each; anonymous MAP_SHARED memory.
+
+    Raises ValueError for numbers out of range, IndexError for a region that isn't there.  A region costs memory
+    from its first use on, so more may be made than there are workers: a reload needs them.
+    """
     def __init__(self, workers: int, slots: int = 32_768) -> None: ...
-    workers: int
+    @property
+    def workers(self) -> int: ...
     def region(self, worker: int) -> Region:
         """The view of one worker: it writes region `worker`, and reads all."""
-    def clear(self, worker: int) -> None: ...
+    def use(self, workers: int) -> None:
+        """From now on readers look at the regions 0 to workers - 1 only (at first: all).  For the master."""
+    def clear(self, worker: int) -> None:
+        """Forget everything that a worker wrote; it must be dead."""
+    def release(self, worker: int) -> None:
+        """Forget the connections and the beat of a worker that ended in order; rates and passes stay."""
     def beat_s(self, worker: int) -> float:
         """When this worker last called Region.beat, 0.0 if never."""
     def connections(self) -> int: ...
 
 @final
 class Region:
-    overflows: int
+    @property
+    def overflows(self) -> int: ...
     def beat(self, now_s: float) -> None: ...
     def connect(self, client: bytes, now_s: float) -> int:
         """Count a connection of this client and in all; returns the client's open connections, all workers together."""

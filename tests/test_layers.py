@@ -19,10 +19,10 @@ PACKAGE = ROOT / "fastsmtp"
 
 # A name stands for the module or for the whole package below it; the longest one that fits wins.
 RANKS = {
-    0: ["errors", "clock", "metrics", "log", "trace"],
+    0: ["errors", "clock", "metrics", "events", "log", "log_format", "log_destination", "trace"],
     1: ["_ascii", "_parser", "_session", "_body", "_dns", "reply", "address", "message"],
     2: ["config"],
-    3: ["_counters", "cares", "resolver", "tls", "store", "auth"],
+    3: ["_counters", "cares", "resolver", "certificate", "tls", "store", "auth"],
     4: ["policy"],
     5: ["_journal", "queue"],
     6: ["delivery"],

@@ -1,0 +1,321 @@
+"""Every event that is logged and every field that it may carry: the contract behind docs/logs.md.
+
+An event or a field that is not in here does not exist: ListLog, the log of the
+tests, refuses it.  `python -m fastsmtp.events docs/logs.md` writes the tables
+of the page anew, and a test compares.  Names are never given a second meaning;
+fields may be added.
+
+Rank 0: imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+# RFC 5424 section 6.2.1 severities; they only matter where lines go to syslog.
+ERROR = 3
+WARNING = 4
+NOTICE = 5
+INFO = 6
+SEVERITY_NAMES = {ERROR: "error", WARNING: "warning", NOTICE: "notice", INFO: "info"}
+
+# In the order in which fields stand in a line, whatever the order of the caller: what filters look
+# for (event, id, client) comes before everything that a peer can choose.
+FIELDS: dict[str, str] = {
+    "id": "session id; the same as in Received and at the end of each 4xx and 5xx reply",
+    "client": "IP address of the client, without port; after PROXY or XCLIENT the address that these gave",
+    "port": "TCP port of the client",
+    "listener": "`name` of the `[[listen]]`",
+    "address": "address and port that we listen on",
+    "worker": "number of the worker, from 0",
+    "pid": "process id",
+    "stage": "stage of policy that decided",
+    "phase": "where the session stood: connect, helo, starttls, mail, rcpt, data, end; also proxy, tls, idle",
+    "code": "reply code that the client got",
+    "enhanced": "enhanced status code of that reply (RFC 3463)",
+    "reason": "why, one word or a short sentence of ours",
+    "helo": "name that the client gave in HELO or EHLO",
+    "from": "reverse path without brackets, empty for the null path",
+    "rcpt": "forward path without brackets; of an accepted message, all recipients",
+    "rcpts": "number of recipients",
+    "deliver": "DEST that took the message",
+    "next_hop": "what the next hop answered",
+    "size": "bytes of the body",
+    "hops": "Received headers that the message came with",
+    "messages": "messages accepted in the session",
+    "commands": "command lines in the session",
+    "errors": "4xx and 5xx replies in the session",
+    "bytes_in": "bytes read from the client",
+    "bytes_out": "bytes written to the client",
+    "tls": "protocol version, for instance TLSv1.3",
+    "cipher": "cipher, by OpenSSL's name",
+    "server_name": "server name that the client asked for (SNI)",
+    "is_resumed": "the TLS session was resumed",
+    "limit": "configuration key of the limit",
+    "allowed": "value of the limit",
+    "found": "value that was found",
+    "took_ms": "milliseconds since the session, the message, or what the event is about, began",
+    "file": "path of a file",
+    "entries": "entries of a list",
+    "signal": "signal that ended a process",
+    "status": "exit status of a process",
+    "delay_s": "seconds until the next attempt",
+    "workers": "number of workers",
+    "lines": "number of log lines",
+    "version": "version of fastsmtp",
+    "score": "sum of the scores of policy",
+    "mode": "mode of the rule: enforce, observe",
+    "what": "what was meant: a file, a list, an address, a sub-system",
+    "trace": "last frames of a defect's traceback",
+}
+
+
+class Event(NamedTuple):
+    """What one event means, how grave it is, and the fields that it may carry, in any combination."""
+
+    severity: int
+    text: str
+    fields: tuple[str, ...]
+
+
+_SESSION = ("id", "client", "listener")
+_REPLY = ("code", "enhanced", "reason")
+_TLS = ("tls", "cipher")
+
+EVENTS: dict[str, Event] = {
+    # Mail.
+    "message": Event(
+        INFO,
+        "A message was accepted: 250 was sent",
+        (
+            *_SESSION,
+            "helo",
+            "from",
+            "rcpt",
+            "rcpts",
+            "deliver",
+            "next_hop",
+            "size",
+            "hops",
+            "score",
+            "messages",
+            *_TLS,
+            "code",
+            "enhanced",
+            "took_ms",
+        ),
+    ),
+    "reject": Event(
+        NOTICE,
+        "Policy or the next hop said 5xx: to the client, a sender, a recipient or a message",
+        (
+            *_SESSION,
+            "stage",
+            "phase",
+            *_REPLY,
+            "helo",
+            "from",
+            "rcpt",
+            "size",
+            "hops",
+            "score",
+            "next_hop",
+            "tls",
+            "mode",
+            "took_ms",
+        ),
+    ),
+    "defer": Event(
+        NOTICE,
+        "Policy, the next hop or a trouble of ours said 4xx",
+        (
+            *_SESSION,
+            "stage",
+            "phase",
+            *_REPLY,
+            "helo",
+            "from",
+            "rcpt",
+            "size",
+            "hops",
+            "score",
+            "next_hop",
+            "tls",
+            "mode",
+            "took_ms",
+        ),
+    ),
+    "observe": Event(
+        INFO,
+        "A rule in mode observe would have refused",
+        (*_SESSION, "stage", "phase", *_REPLY, "helo", "from", "rcpt", "score", "mode"),
+    ),
+    # What clients do wrong.
+    "violation": Event(
+        NOTICE,
+        "The client broke the protocol; after a fatal violation the connection is closed",
+        (*_SESSION, "phase", *_REPLY, "helo", "from", "tls", "size"),
+    ),
+    "early_talker": Event(NOTICE, "The client spoke before the greeting", (*_SESSION, *_REPLY, "took_ms")),
+    "limit": Event(
+        NOTICE,
+        "The client ran into a limit",
+        (*_SESSION, "phase", "limit", "allowed", "found", *_REPLY, "helo", "from", "messages"),
+    ),
+    "timeout": Event(
+        INFO,
+        "The client was silent for too long and got 421",
+        (*_SESSION, "phase", *_REPLY, "limit", "allowed", "helo", "from", "messages", "took_ms"),
+    ),
+    "too_slow": Event(
+        NOTICE,
+        "The client sent a message more slowly than limits.minimum_bytes_per_s and got 421",
+        (*_SESSION, "phase", *_REPLY, "limit", "allowed", "found", "helo", "from", "size", "took_ms"),
+    ),
+    "proxy_refused": Event(
+        NOTICE,
+        "A PROXY header was missing, broken, or came from an address that may not send one",
+        (*_SESSION, "port", "reason"),
+    ),
+    # The course of a session.
+    "disconnect": Event(
+        INFO,
+        "A session ended",
+        (
+            *_SESSION,
+            "port",
+            "phase",
+            "reason",
+            "helo",
+            "messages",
+            "commands",
+            "errors",
+            "bytes_in",
+            "bytes_out",
+            "tls",
+            "took_ms",
+        ),
+    ),
+    "tls": Event(
+        INFO,
+        "A TLS handshake succeeded",
+        (*_SESSION, *_TLS, "server_name", "is_resumed", "took_ms"),
+    ),
+    "tls_failed": Event(
+        NOTICE,
+        "A TLS handshake failed; the connection is closed",
+        (*_SESSION, "reason", "server_name", "took_ms"),
+    ),
+    "xclient": Event(
+        INFO, "A trusted client named another with XCLIENT", (*_SESSION, "port", "helo", "what", "found")
+    ),
+    # Trouble of ours.
+    "defect": Event(
+        ERROR,
+        "An error of the program; the client got 451 4.3.0. Please report it",
+        (*_SESSION, "phase", "stage", "code", "enhanced", "what", "reason", "trace"),
+    ),
+    "sink_failed": Event(
+        ERROR,
+        "A message could not be handed over or stored",
+        (
+            *_SESSION,
+            "phase",
+            *_REPLY,
+            "deliver",
+            "next_hop",
+            "from",
+            "rcpt",
+            "rcpts",
+            "size",
+            "what",
+            "file",
+            "took_ms",
+        ),
+    ),
+    "overload": Event(
+        WARNING,
+        "New clients get 421, or the listener pauses: connections, memory or open files are used up",
+        ("client", "listener", "worker", "limit", "allowed", "found", "code", "enhanced", "reason"),
+    ),
+    "overload_end": Event(INFO, "The overload is over", ("listener", "worker", "limit", "found", "took_ms")),
+    "log_dropped": Event(
+        WARNING, "So many lines were lost here, because nobody took them fast enough", ("lines", "worker")
+    ),
+    # The server.
+    "start": Event(NOTICE, "The server starts", ("version", "pid", "workers", "file")),
+    "listening": Event(NOTICE, "A socket is bound and open", ("listener", "address", "tls")),
+    "ready": Event(NOTICE, "Every worker accepts connections", ("workers", "took_ms")),
+    "notice": Event(
+        NOTICE, "Something that the operator should know of the configuration", ("what", "reason")
+    ),
+    "stop": Event(NOTICE, "The server ends", ("pid", "reason", "signal", "took_ms")),
+    "worker_start": Event(INFO, "A worker was started", ("worker", "pid", "reason")),
+    "worker_ready": Event(INFO, "A worker accepts connections", ("worker", "pid", "took_ms")),
+    "worker_exit": Event(
+        WARNING,
+        "A worker ended",
+        ("worker", "pid", "reason", "status", "signal", "delay_s", "took_ms"),
+    ),
+    "worker_stalled": Event(
+        ERROR, "A worker gave no sign of life and was killed", ("worker", "pid", "took_ms", "signal")
+    ),
+    "drain": Event(
+        INFO, "A worker takes no more connections and ends what is open", ("worker", "pid", "found")
+    ),
+    "reload": Event(NOTICE, "A new configuration is in force", ("file", "workers", "reason", "took_ms")),
+    "reload_refused": Event(
+        ERROR, "The new configuration has faults; the old one stays in force", ("file", "reason")
+    ),
+    "cert_reloaded": Event(NOTICE, "A new certificate is in use", ("file", "server_name", "worker")),
+    "cert_refused": Event(
+        ERROR,
+        "A new certificate or key is not usable; the old one stays in use",
+        ("file", "server_name", "reason"),
+    ),
+    "cert_expires": Event(
+        WARNING, "A certificate ends soon, or has ended", ("file", "server_name", "reason")
+    ),
+    "lists_reloaded": Event(INFO, "A list was read anew", ("file", "what", "entries", "worker")),
+    "lists_refused": Event(
+        ERROR, "A changed list has faults; the old one stays in use", ("file", "what", "reason")
+    ),
+    "log_reopened": Event(INFO, "The log file was opened anew", ("file", "worker")),
+}
+
+BEGIN = "<!-- generated by python -m fastsmtp.events: begin -->"
+END = "<!-- generated by python -m fastsmtp.events: end -->"
+
+
+def tables() -> str:
+    """Both tables as Markdown."""
+    lines = ["## Events", "", "| event | severity | when | fields |", "|---|---|---|---|"]
+    for name, event in EVENTS.items():
+        ordered = [field for field in FIELDS if field in event.fields]
+        fields = " ".join(f"`{field}`" for field in ordered)
+        lines.append(f"| `{name}` | {SEVERITY_NAMES[event.severity]} | {event.text} | {fields} |")
+    lines += [
+        "",
+        "## Fields, in the order in which they stand in a line",
+        "",
+        "| field | what |",
+        "|---|---|",
+    ]
+    lines += [f"| `{name}` | {text} |" for name, text in FIELDS.items()]
+    return "\n".join(lines)
+
+
+def renewed(page: str) -> str:
+    """The page with the tables between its two marks replaced.  Raises ValueError when it lacks a mark."""
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError("the page lacks the two marks between which the tables stand")
+    return f"{head}{BEGIN}\n\n{tables()}\n\n{END}{tail}"
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")

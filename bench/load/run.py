@@ -1,0 +1,413 @@
+"""Load several servers side by side and say what each message cost them.
+
+    python bench/load/run.py                            everything, the short way
+    python bench/load/run.py --only load --seconds 10   one part, long runs
+
+CPU per message is user and system time of the server's own processes, read
+before and after each run; the generator's is not in it.  Repetitions are
+interleaved (A B C A B C), so a slow minute of the machine hits all alike.
+Ratios carry over to another machine, absolute figures don't.
+See bench/README.md for what each row means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench.load import measure, tls_client  # noqa: E402
+from bench.load.servers import (  # noqa: E402
+    SERVERS,
+    SMTP_SINK,
+    Running,
+    Server,
+    install_npm_peers,
+    running,
+)
+
+OUTPUT = ROOT / "build" / "bench"
+RECIPIENTS = 100_000
+SESSIONS = 50
+ADDRESSES = 10_000
+OURS = "fastsmtp"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of load."""
+
+    title: str
+    arguments: tuple[str, ...]
+
+
+ROWS = [
+    Row("4 kB, reused connection", ("--mode", "reused", "--size", "4096")),
+    Row("4 kB, new connection for each", ("--mode", "new", "--size", "4096")),
+    Row("4 kB, pipelined", ("--mode", "pipelined", "--size", "4096")),
+    Row("100 kB, reused connection", ("--mode", "reused", "--size", "100000")),
+]
+
+
+def build_generator() -> pathlib.Path:
+    """Compile smtpload.c unless it is newer than its source."""
+    source = pathlib.Path(__file__).resolve().parent / "smtpload.c"
+    program = OUTPUT / "smtpload"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        compiler = os.environ.get("CC", "cc").split()
+        subprocess.run([*compiler, "-O2", "-g", "-Wall", "-Wextra", "-o", program, source], check=True)
+    return program
+
+
+def generate(program: pathlib.Path, server: Running, arguments: tuple[str, ...], seconds: float) -> Json:
+    """One run of the generator against a server: its report, and the server's CPU per message."""
+    before = measure.settled_cpu_s(server.pid)
+    done = subprocess.run(
+        [
+            program, "--port", str(server.site.port), "--sessions", str(SESSIONS),
+            "--addresses", str(ADDRESSES), "--seconds", str(seconds), "--recipients", str(server.site.recipients), *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds + 120,
+    )  # fmt: skip
+    after = measure.settled_cpu_s(server.pid)
+    if done.returncode != 0 or not done.stdout:
+        raise RuntimeError(f"{server.server.name}: {done.stderr or done.stdout}")
+    report: Json = json.loads(done.stdout)
+    report["cpu_us"] = (after - before) * 1e6 / max(report["messages"], 1)
+    return report
+
+
+def summary(reports: list[Json]) -> Json:
+    """Medians over the repetitions, and the least and the most CPU."""
+    cpu = [report["cpu_us"] for report in reports]
+    return {
+        "cpu_us": statistics.median(cpu),
+        "cpu_us_min": min(cpu),
+        "cpu_us_max": max(cpu),
+        **{
+            key: statistics.median(report[key] for report in reports)
+            for key in ("messages_per_s", "p50_us", "p99_us")
+        },
+        "messages": sum(report["messages"] for report in reports),
+    }
+
+
+def table(heads: list[str], lines: list[list[str]]) -> None:
+    """Print in columns, as Markdown, so that it can be pasted."""
+    widths = [max(len(line[at]) for line in [heads, *lines]) for at in range(len(heads))]
+    for line in [heads, ["-" * width for width in widths], *lines]:
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+    print(flush=True)
+
+
+class Bench:
+    """What every part needs: the servers that can run, the generator, a folder, the results."""
+
+    def __init__(self, options: argparse.Namespace, folder: pathlib.Path) -> None:
+        self.options = options
+        self.folder = folder
+        self.program = build_generator()
+        self.recipients = folder / "recipients.txt"
+        self.recipients.write_text("".join(f"user{k}@example.org\n" for k in range(RECIPIENTS)))
+        self.started = 0
+        self.servers: list[Server] = []
+        self.results: Json = {}
+
+    def start(self, server: Server, workers: int = 1) -> contextlib.AbstractContextManager[Running]:
+        self.started += 1
+        return running(server, self.folder / f"server{self.started}", self.recipients, workers)
+
+    def choose_servers(self) -> None:
+        """Those that are asked for and can run; says why another one can't."""
+        print("Servers:")
+        for server in SERVERS:
+            if server.peer_group == "all" and self.options.peers != "all":
+                continue
+            if self.options.servers and not any(
+                part in server.name for part in self.options.servers.split(",")
+            ):
+                continue
+            reason = server.absent()
+            if reason:
+                print(f"  {server.name}: left out, {reason}")
+                continue
+            version = server.version()
+            print(
+                f"  {server.name}: {version}\n"
+                f"      rules: {server.rules}\n"
+                f"      durability: {server.durability}"
+            )
+            self.servers.append(server)
+            self.results.setdefault("servers", {})[server.name] = {
+                "version": version,
+                "rules": server.rules,
+                "durability": server.durability,
+            }
+        print(flush=True)
+
+    def ours(self) -> list[Server]:
+        return [server for server in self.servers if server.name.startswith(OURS)]
+
+    def load(self) -> None:
+        """CPU per message, messages a second, latency: all servers, all rows, one worker."""
+        reports: dict[tuple[str, str], list[Json]] = {}
+        with contextlib.ExitStack() as stack:
+            up = [stack.enter_context(self.start(server)) for server in self.servers]
+            for server in up:
+                generate(self.program, server, ("--mode", "reused"), 0.3)
+            for _ in range(self.options.repeat):
+                for row in ROWS:
+                    for server in up:
+                        report = generate(self.program, server, row.arguments, self.options.seconds)
+                        reports.setdefault((row.title, server.server.name), []).append(report)
+        results = {key: summary(value) for key, value in reports.items()}
+        self.results["load"] = [
+            {"row": row, "server": server, **result} for (row, server), result in results.items()
+        ]
+        for row in ROWS:
+            print(f"{row.title}: {SESSIONS} sessions from {ADDRESSES:,} addresses, one worker")
+            sink = results.get((row.title, SMTP_SINK))
+            table(
+                ["server", "CPU us/message", "min-max", "x smtp-sink", "messages/s", "p50 ms", "p99 ms"],
+                [
+                    [
+                        server.name,
+                        f"{result['cpu_us']:.1f}",
+                        f"{result['cpu_us_min']:.1f}-{result['cpu_us_max']:.1f}",
+                        f"{result['cpu_us'] / sink['cpu_us']:.2f}" if sink else "",
+                        f"{result['messages_per_s']:,.0f}",
+                        f"{result['p50_us'] / 1000:.2f}",
+                        f"{result['p99_us'] / 1000:.2f}",
+                    ]
+                    for server in self.servers
+                    if (result := results[row.title, server.name])
+                ],
+            )
+
+    def workers(self) -> None:
+        """CPU per message with 1, 2 and 4 workers, and how connections and work spread over them."""
+        checked = self.ours()[:1]
+        if not checked:
+            return
+        lines, found = [], []
+        for count in (1, 2, 4):
+            with self.start(checked[0], count) as server:
+                generate(self.program, server, ("--mode", "reused"), 0.3)
+                reports = [
+                    generate(self.program, server, ("--mode", "new", "--size", "4096"), self.options.seconds)
+                    for _ in range(self.options.repeat)
+                ]
+                cpu = [
+                    seconds
+                    for pid in measure.tree(server.pid)[1:]
+                    if (seconds := measure.cpu_s(pid, with_reaped=False)) > 0
+                ]
+                before = {pid: measure.sockets(pid) for pid in measure.tree(server.pid)[1:]}
+                with self.held(server, "--idle", 2_000):
+                    spread = [more for pid in before if (more := measure.sockets(pid) - before[pid]) > 0]
+            result = {
+                "workers": count,
+                **summary(reports),
+                "cpu_share": [share / sum(cpu) for share in cpu],
+                "connections": spread,
+            }
+            found.append(result)
+            lines.append(
+                [
+                    str(count),
+                    f"{result['cpu_us']:.1f}",
+                    f"{result['cpu_us'] / found[0]['cpu_us']:.2f}",
+                    f"{result['messages_per_s']:,.0f}",
+                    " ".join(f"{share:.0%}" for share in result["cpu_share"]),
+                    " ".join(map(str, spread)),
+                ]
+            )
+        self.results["workers"] = found
+        print(f"{checked[0].name}: workers, new connection for each 4 kB message")
+        table(
+            ["workers", "CPU us/message", "x one", "messages/s", "CPU share", "of 2,000 connections"], lines
+        )
+
+    @contextlib.contextmanager
+    def held(self, server: Running, kind: str, count: int, *arguments: str) -> Any:
+        """Hold count connections in the generator for the length of the block."""
+        process = subprocess.Popen(
+            [self.program, "--port", str(server.site.port), kind, str(count),
+             "--recipients", str(self.recipients), *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            report = json.loads(process.stdout.readline() or "{}")
+            if report.get("ready") != count:
+                raise RuntimeError(f"{server.server.name} {kind} {count}: {report}")
+            time.sleep(0.5)  # the server may still be putting its memory in order
+            yield
+        finally:
+            process.communicate()
+
+    def memory(self) -> None:
+        """Memory of the server's processes for each connection that is held."""
+        lines, found = [], []
+
+        def note(server: Running, what: str, count: int, before: int) -> None:
+            each = (measure.pss_bytes(server.pid) - before) / count
+            found.append(
+                {"server": server.server.name, "what": what, "connections": count, "bytes_each": each}
+            )
+            lines.append([server.server.name, what, f"{count:,}", f"{each / 1000:.2f}"])
+
+        small = int(self.options.connections / 10)
+        for chosen in self.servers:
+            if chosen.pid_file:
+                continue  # Postfix: a process for each connection, another scale
+            with self.start(chosen) as server:
+                with self.held(server, "--idle", 100):
+                    pass
+                before = measure.pss_bytes(server.pid)
+                with self.held(server, "--idle", self.options.connections):
+                    note(server, "idle, plain", self.options.connections, before)
+            if not chosen.name.startswith(OURS):
+                continue
+            with self.start(chosen) as server:
+                before = measure.pss_bytes(server.pid)
+                with self.held(server, "--half", small, "--size", "100000"):
+                    note(server, "half of a 100 kB message sent", small, before)
+            if chosen is not self.ours()[0]:
+                continue
+            for what, hold in TLS_HOLDS.items():
+                with self.start(chosen) as server:
+                    with hold(server.site.port, 20):
+                        pass
+                    before = measure.pss_bytes(server.pid)
+                    with hold(server.site.port, small):
+                        note(server, what, small, before)
+        self.results["memory"] = found
+        print("Memory of the server's processes (PSS; the kernel's socket buffers are not counted)")
+        table(["server", "connections", "number", "kB each"], lines)
+
+    def tls(self) -> None:
+        """CPU of a TLS handshake: openssl s_server and ours, interleaved, the same kind of certificate."""
+        checked = self.ours()[:1]
+        if not checked or not shutil.which("openssl"):
+            return
+        count = max(200, int(250 * self.options.seconds))
+        costs: dict[str, list[float]] = {}
+        with contextlib.ExitStack() as stack:
+            ours = stack.enter_context(self.start(checked[0]))
+            peer = stack.enter_context(tls_client.openssl_server(ours.site.folder))
+            subjects: list[tuple[str, int, int, Callable[[int, int], None]]] = [
+                ("openssl s_server", peer.pid, peer.port, tls_client.handshakes),
+                ("fastsmtp, STARTTLS (with connection, greeting, EHLO)", ours.pid, ours.site.port,
+                 tls_client.starttls_handshakes),
+                ("fastsmtp, the same dialogue without TLS", ours.pid, ours.site.port,
+                 tls_client.plain_dialogues),
+            ]  # fmt: skip
+            for _ in range(self.options.repeat):
+                for name, pid, port, act in subjects:
+                    before = measure.settled_cpu_s(pid)
+                    act(port, count)
+                    costs.setdefault(name, []).append((measure.settled_cpu_s(pid) - before) * 1e6 / count)
+        medians = {name: statistics.median(values) for name, values in costs.items()}
+        base = medians["openssl s_server"]
+        self.results["tls"] = [
+            {"what": name, "cpu_us": medians[name], "cpu_us_min": min(values), "cpu_us_max": max(values)}
+            for name, values in costs.items()
+        ]
+        print(f"TLS handshakes (TLS 1.3, ECDSA P-256, no resumption), {count} a run")
+        table(
+            ["server", "CPU us/handshake", "min-max", "x s_server"],
+            [
+                [
+                    name,
+                    f"{medians[name]:.0f}",
+                    f"{min(values):.0f}-{max(values):.0f}",
+                    f"{medians[name] / base:.2f}",
+                ]
+                for name, values in costs.items()
+            ],
+        )
+
+
+TLS_HOLDS: dict[str, Callable[[int, int], contextlib.AbstractContextManager[None]]] = {
+    "idle, TLS": tls_client.hold_idle,
+    "idle, TLS, each has sent 1 MB": tls_client.hold_after_megabyte,
+}
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "load": Bench.load,
+    "workers": Bench.workers,
+    "memory": Bench.memory,
+    "tls": Bench.tls,
+}
+
+
+def machine() -> Json:
+    """What the figures hang on."""
+    cpu = next(
+        (line.partition(":")[2].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+         if line.startswith("model name")), "unknown",
+    )  # fmt: skip
+    return {
+        "kernel": platform.release(),
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one run")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each kind, interleaved")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts: " + ", ".join(PARTS))
+    parser.add_argument(
+        "--servers", default="", help="only servers whose name contains one of these, by comma"
+    )
+    parser.add_argument(
+        "--peers", choices=("default", "all"), default="default", help="all: node's servers too"
+    )
+    parser.add_argument("--connections", type=int, default=10_000, help="idle connections in the memory part")
+    options = parser.parse_args()
+    unknown = set(options.only.split(",")) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    if options.peers == "all":
+        install_npm_peers()
+    with tempfile.TemporaryDirectory(prefix="fastsmtp-bench-") as folder:
+        pathlib.Path(folder).chmod(0o711)  # servers that give up root must get through
+        bench = Bench(options, pathlib.Path(folder))
+        bench.results["machine"] = machine()
+        print(", ".join(f"{key} {value}" for key, value in bench.results["machine"].items()))
+        bench.choose_servers()
+        for part in options.only.split(","):
+            PARTS[part](bench)
+        result = OUTPUT / time.strftime("load-%Y%m%d-%H%M%S.json")
+        result.write_text(json.dumps(bench.results, indent=1))
+        print(f"Written to {result.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""TLS clients of the benchmark: handshakes by number, and connections that are held.
+
+Blocking sockets and Python's ssl: the client's cost isn't measured.  Each
+connection comes from the next address of 127.1.0.0/16, as smtpload's do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import pathlib
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+ADDRESSES = 10_000
+MEGABYTE = 1_000_000
+TIMEOUT_S = 30.0
+
+_next_address = itertools.count()
+
+
+def _connect(port: int) -> socket.socket:
+    k = next(_next_address) % ADDRESSES + 1
+    source = (f"127.1.{k // 256}.{k % 256}", 0)
+    connection = socket.socket()
+    connection.settimeout(TIMEOUT_S)
+    connection.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.bind(source)
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
+def _reply(connection: socket.socket) -> bytes:
+    """Read one reply, all its lines."""
+    text = b""
+    while True:
+        part = connection.recv(4096)
+        if not part:
+            raise ConnectionError(f"the server closed after {text!r}")
+        text += part
+        last = text.rstrip(b"\r\n").rpartition(b"\n")[2]
+        if text.endswith(b"\n") and last[3:4] != b"-":
+            return text
+
+
+def _command(connection: socket.socket, line: bytes, wanted: bytes) -> None:
+    connection.sendall(line + b"\r\n")
+    reply = _reply(connection)
+    if not reply.startswith(wanted):
+        raise ConnectionError(f"{line!r} was answered by {reply!r}")
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def handshakes(port: int, count: int) -> None:
+    """TLS from the first byte, then close."""
+    context = _context()
+    for _ in range(count):
+        with context.wrap_socket(_connect(port), server_hostname="bench.example.org"):
+            pass
+
+
+def _starttls(context: ssl.SSLContext, port: int) -> ssl.SSLSocket:
+    connection = _connect(port)
+    _reply(connection)
+    _command(connection, b"EHLO load.example", b"250")
+    _command(connection, b"STARTTLS", b"220")
+    return context.wrap_socket(connection, server_hostname="bench.example.org")
+
+
+def starttls_handshakes(port: int, count: int) -> None:
+    """Connection, greeting, EHLO, STARTTLS, handshake, close."""
+    context = _context()
+    for _ in range(count):
+        _starttls(context, port).close()
+
+
+def plain_dialogues(port: int, count: int) -> None:
+    """The same without TLS, to be taken away: connection, greeting, EHLO, NOOP, close."""
+    for _ in range(count):
+        with _connect(port) as connection:
+            _reply(connection)
+            _command(connection, b"EHLO load.example", b"250")
+            _command(connection, b"NOOP", b"250")
+
+
+@contextlib.contextmanager
+def hold_idle(port: int, count: int) -> Iterator[None]:
+    """count connections with TLS, EHLO said again, that do nothing."""
+    context = _context()
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            connection = stack.enter_context(_starttls(context, port))
+            _command(connection, b"EHLO load.example", b"250")
+        time.sleep(0.5)
+        yield
+
+
+@contextlib.contextmanager
+def hold_after_megabyte(port: int, count: int) -> Iterator[None]:
+    """The same after each has sent a message of 1 MB."""
+    context = _context()
+    line = b"x" * 76 + b"\r\n"
+    body = line * (MEGABYTE // len(line)) + b"."
+    with contextlib.ExitStack() as stack:
+        for k in range(count):
+            connection = stack.enter_context(_starttls(context, port))
+            _command(connection, b"EHLO load.example", b"250")
+            _command(connection, b"MAIL FROM:<sender@load.example>", b"250")
+            _command(connection, f"RCPT TO:<user{k}@example.org>".encode(), b"250")
+            _command(connection, b"DATA", b"354")
+            _command(connection, body, b"250")
+        time.sleep(0.5)
+        yield
+
+
+@dataclass(frozen=True)
+class Peer:
+    pid: int
+    port: int
+
+
+@contextlib.contextmanager
+def openssl_server(folder: pathlib.Path) -> Iterator[Peer]:
+    """openssl s_server with the certificate in folder, until the block ends."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    process = subprocess.Popen(
+        ["openssl", "s_server", "-quiet", "-accept", f"127.0.0.1:{port}", "-cert", folder / "cert.pem",
+         "-key", folder / "key.pem"],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                handshakes(port, 1)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        yield Peer(process.pid, port)
+    finally:
+        process.terminate()
+        process.wait()

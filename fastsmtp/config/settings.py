@@ -7,11 +7,15 @@ as sets.  Frozen; a connection keeps the Settings that it got at accept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 from fastsmtp.address import Networks
-from fastsmtp.config.model import Deliver, Limits, Listen, Policy
+from fastsmtp.config.forms import check_network
+from fastsmtp.config.lists import Lists, checked, parse_recipients
+from fastsmtp.config.model import ANY_DOMAIN, NOBODY, Config, Deliver, Limits, Listen, Policy, Tls
+from fastsmtp.config.names import parse_accept_domain, parse_mailbox_key, spellings
+from fastsmtp.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Accept:
 
     deliver: str
     recipients: frozenset[bytes] | None
-    pass_client: str = "none"
+    pass_client: str = NOBODY
 
 
 class AcceptTable:
@@ -71,6 +75,7 @@ class Settings:
     postmaster  key form (bytes) of the address that <postmaster> without a domain stands for
     relay       clients that may send anywhere
     exempt      clients that skip checks (policy.exempt)
+    tls         certificates and versions of this listener; whether TLS is offered says listen.tls
     """
 
     hostname: str
@@ -84,3 +89,107 @@ class Settings:
     proxy_from: Networks
     xclient_from: Networks
     accept: AcceptTable
+    tls: Tls = field(default_factory=Tls)
+
+
+def list_paths(config: Config) -> tuple[str, ...]:
+    """The files that the configuration's lists name, each once: what Lists must hold."""
+    paths: dict[str, None] = {}
+    for texts in _lists(config):
+        paths.update((text, None) for text in texts if text.startswith("/"))
+    for accept in config.accept:
+        if accept.recipients.startswith("/"):
+            paths[accept.recipients] = None
+    return tuple(paths)
+
+
+def _lists(config: Config) -> Iterable[tuple[str, ...]]:
+    yield config.relay.networks
+    yield config.policy.exempt
+    for listen in config.listen:
+        yield listen.proxy_from
+        yield listen.xclient_from
+        if listen.policy is not None:
+            yield listen.policy.exempt
+    for accept in config.accept:
+        yield accept.domain
+
+
+def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
+    """One Settings a listener, in the order of config.listen.
+
+    config has been through resolve.py; lists holds every path of list_paths(config).
+    ConfigError with every bad line of the lists, file and line each.
+    """
+    compiler = _Compiler(lists)
+    relay = compiler.networks(config.relay.networks)
+    accept = compiler.accept_table(config)
+    postmaster = parse_mailbox_key(config.postmaster)
+    settings = tuple(
+        Settings(
+            hostname=config.hostname,
+            postmaster=postmaster,
+            listen=listen,
+            limits=listen.limits or config.limits,
+            policy=policy,
+            deliver=config.deliver,
+            relay=relay,
+            exempt=compiler.networks(policy.exempt),
+            proxy_from=compiler.networks(listen.proxy_from),
+            xclient_from=compiler.networks(listen.xclient_from),
+            accept=accept,
+            tls=listen.tls_table or config.tls,
+        )
+        for listen in config.listen
+        for policy in (listen.policy or config.policy,)
+    )
+    if compiler.faults:
+        raise ConfigError(*dict.fromkeys(compiler.faults))
+    return settings
+
+
+class _Compiler:
+    """Look-ups made from texts and files; each file is parsed once, its faults are collected."""
+
+    def __init__(self, lists: Lists) -> None:
+        self.files = lists.files
+        self.faults: list[str] = []
+        self.recipients: dict[str, frozenset[bytes]] = {}
+
+    def texts(self, texts: tuple[str, ...], check: Callable[[str], object]) -> Iterator[str]:
+        """The entries, those of files in place of their paths."""
+        for text in texts:
+            if text.startswith("/"):
+                yield from checked(text, self.files[text], check, self.faults)
+            else:
+                yield text
+
+    def networks(self, texts: tuple[str, ...]) -> Networks:
+        return Networks(self.texts(texts, check_network))
+
+    def accept_table(self, config: Config) -> AcceptTable:
+        rules = []
+        everything = None
+        for rule in config.accept:
+            accept = Accept(
+                rule.deliver or config.deliver.default, self.recipient_keys(rule.recipients), rule.pass_client
+            )
+            if ANY_DOMAIN in rule.domain:
+                everything = everything or accept
+            rules.append((self.domains(rule.domain), accept))
+        return AcceptTable(rules, everything=everything)
+
+    def domains(self, texts: tuple[str, ...]) -> list[str]:
+        return [
+            spelling
+            for text in self.texts(texts, parse_accept_domain)
+            if text != ANY_DOMAIN
+            for spelling in spellings(parse_accept_domain(text))
+        ]
+
+    def recipient_keys(self, recipients: str) -> frozenset[bytes] | None:
+        if recipients == "any":
+            return None
+        if recipients not in self.recipients:
+            self.recipients[recipients] = parse_recipients(recipients, self.files[recipients], self.faults)
+        return self.recipients[recipients]

@@ -1,0 +1,218 @@
+"""What can be wrong with values that are each right: checked offline, all faults at once.
+
+Faults stop a start or a reload; warnings are said and lived with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fastsmtp.config.dest import Dest, parse_dest
+from fastsmtp.config.endpoint import is_loopback, parse_endpoint
+from fastsmtp.config.host import Host
+from fastsmtp.config.lines import Path
+from fastsmtp.config.model import ANY_DOMAIN, NOBODY, Config, Tls
+from fastsmtp.config.toml import Built, fault_line
+from fastsmtp.config.tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """faults and warnings, one line each; files: certificates and keys that were looked at."""
+
+    faults: tuple[str, ...]
+    warnings: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def check(config: Config, built: Built, tree: Tree, host: Host, *, is_trial: bool) -> Checked:
+    """Judge a resolved configuration; what is faulty already (built.faulty) makes no second fault."""
+    checker = _Checker(config, built, tree, host, is_trial=is_trial)
+    checker.names()
+    checker.listeners()
+    checker.account()
+    checker.certificates()
+    checker.accepted()
+    checker.destinations()
+    checker.relayed()
+    return Checked(tuple(checker.faults), tuple(checker.warnings), tuple(checker.files))
+
+
+class _Checker:
+    def __init__(self, config: Config, built: Built, tree: Tree, host: Host, *, is_trial: bool) -> None:
+        self.config = config
+        self.built = built
+        self.tree = tree
+        self.host = host
+        self.is_trial = is_trial
+        self.faults: list[str] = []
+        self.warnings: list[str] = []
+        self.files: dict[str, None] = {}
+
+    def fault(self, path: Path, clause: str) -> None:
+        self.faults.append(fault_line(self.tree, path, clause))
+
+    def warn(self, path: Path, clause: str) -> None:
+        self.warnings.append(fault_line(self.tree, path, clause))
+
+    def is_sound(self, *path: str | int) -> bool:
+        """True when the reader found nothing wrong at path or below it."""
+        return not any(place[: len(path)] == path for place in self.built.faulty)
+
+    def is_given(self, *path: str | int) -> bool:
+        return self.built.provenance.get(path, "default") != "default"
+
+    def names(self) -> None:
+        hostname = self.config.hostname
+        if "." not in hostname and self.is_sound("hostname"):
+            self.warn(("hostname",), f"{hostname!r} has no dot: other servers may refuse its greeting")
+
+    def endpoints(self) -> Iterator[tuple[Path, str, int]]:
+        for index, listen in enumerate(self.config.listen):
+            if self.is_sound("listen", index, "address"):
+                for number, text in enumerate(listen.address):
+                    yield ("listen", index, "address", number), *parse_endpoint(text)
+
+    def listeners(self) -> None:
+        if not self.config.listen and self.is_sound("listen"):
+            self.fault(("listen",), "must not be empty")
+        names: dict[str, int] = {}
+        for index, listen in enumerate(self.config.listen):
+            if names.setdefault(listen.name, index) != index:
+                self.fault(("listen", index, "name"), f"{listen.name!r} is another listener's name")
+        seen: set[tuple[str, int]] = set()
+        for path, host, port in self.endpoints():
+            if port and (host, port) in seen:
+                self.fault(path, "is listened on already")
+            seen.add((host, port))
+
+    def account(self) -> None:
+        """Started as root we need an account to run as; off root it is never used."""
+        user = self.config.user
+        if not self.host.is_root() or not self.is_sound("user") or self.host.has_account(user):
+            return
+        make = (
+            f"make it with: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {user}"
+        )
+        for path, host, port in self.endpoints():
+            if 0 < port < 1024 or not is_loopback(host):
+                place = self.tree.origin(path) or "listen"
+                self.fault(("user",), f"there is no account {user!r}, which {place} needs; {make}")
+                return
+        self.warn(("user",), f"there is no account {user!r}: workers keep root's privileges; {make}")
+
+    def certificates(self) -> None:
+        self.certificate(("tls",), self.config.tls)
+        for index, listen in enumerate(self.config.listen):
+            if listen.tls_table is not None:
+                self.certificate(("listen", index, "tls"), listen.tls_table)
+            tls = listen.tls_table or self.config.tls
+            if listen.tls != "off" and not tls.certificate and not self.is_trial and self.is_sound("tls"):
+                self.warn(
+                    ("listen", index),
+                    f"{listen.name}: no certificate is configured, so a self-made one is used",
+                )
+
+    def certificate(self, path: Path, tls: Tls) -> None:
+        pairs = [(path, tls.certificate, tls.key)]
+        # A listener's own table shows the global names where it has none itself.
+        if path == ("tls",) or tls.names != self.config.tls.names:
+            pairs += [((*path, "names", name.name), name.certificate, name.key) for name in tls.names]
+        for place, certificate, key in pairs:
+            if not self.is_sound(*place, "certificate") or not self.is_sound(*place, "key"):
+                continue
+            if bool(certificate) != bool(key):
+                self.fault(place, "certificate and key must be given together")
+            elif certificate and (place[0] == "tls" or certificate != self.config.tls.certificate):
+                self.certificate_file((*place, "certificate"), certificate)
+                self.key_file((*place, "key"), key)
+
+    def certificate_file(self, path: Path, file: str) -> None:
+        self.files[file] = None
+        try:
+            text = self.host.read(file)
+        except OSError as error:
+            self.fault(path, f"{file}: {error.strerror}")
+            return
+        if b"-----BEGIN CERTIFICATE-----" not in text:
+            self.fault(path, f"{file}: no PEM certificate in it")
+
+    def key_file(self, path: Path, file: str) -> None:
+        self.files[file] = None
+        try:
+            bits, _ = self.host.mode(file)
+            text = self.host.read(file)
+        except OSError as error:
+            self.fault(path, f"{file}: {error.strerror}")
+            return
+        if bits & 0o007:
+            self.fault(path, f"{file}: others can access this key; chmod o= {file}")
+        if b"PRIVATE KEY-----" not in text:
+            self.fault(path, f"{file}: no PEM key in it")
+
+    def accepted(self) -> None:
+        """Each accepted domain once, and with a place for its mail."""
+        seen: dict[str, int] = {}
+        for index, accept in enumerate(self.config.accept):
+            place = ("accept", index)
+            is_homeless = not accept.deliver and self.config.deliver.default == "refuse"
+            if is_homeless and self.is_sound(*place, "deliver") and self.is_sound("deliver", "default"):
+                self.fault(
+                    (*place, "deliver"),
+                    "is missing, and deliver.default is refuse: its mail has no place to go",
+                )
+            for number, domain in enumerate(accept.domain):
+                first = seen.setdefault(domain.lower(), index)
+                if first != index:
+                    self.warn(
+                        (*place, "domain", number), f"{domain} stands in an earlier [[accept]], which wins"
+                    )
+            kind = self.dest(accept.deliver or self.config.deliver.default).kind
+            is_passed = accept.pass_client != NOBODY
+            if is_passed and kind not in ("smtp", "lmtp", "lmtp+unix"):
+                self.fault(
+                    (*place, "pass_client"),
+                    f"{accept.pass_client} needs an smtp or lmtp next hop, not {kind}",
+                )
+
+    def dest(self, text: str) -> Dest:
+        try:
+            return parse_dest(text)
+        except ValueError:  # reported by the reader
+            return Dest("refuse")
+
+    def destinations(self) -> None:
+        """No next hop may be ourselves: mail would go round until its hop count ends it."""
+        ours = {(host, port) for _, host, port in self.endpoints() if port}
+        everywhere = {port for host, port in ours if host in ("0.0.0.0", "::")}  # noqa: S104
+        places: list[tuple[Path, str]] = [(("deliver", "default"), self.config.deliver.default)]
+        places += [
+            (("accept", index, "deliver"), accept.deliver)
+            for index, accept in enumerate(self.config.accept)
+            if accept.deliver
+        ]
+        for place, text in places:
+            dest = self.dest(text)
+            if not dest.host:
+                continue
+            if (dest.host, dest.port) in ours or (is_loopback(dest.host) and dest.port in everywhere):
+                self.fault(place, f"{text} is this server itself")
+
+    def relayed(self) -> None:
+        config = self.config
+        if self.is_trial:
+            return
+        if (
+            self.is_given("relay", "networks")
+            and config.relay.networks
+            and config.deliver.default == "refuse"
+        ):
+            self.warn(("relay", "networks"), "may send anywhere, but deliver.default is refuse")
+        if not config.accept and self.is_sound("accept") and config.deliver.default == "refuse":
+            self.warnings.append("accept: no domain is accepted and nothing is relayed: all mail is refused")
+        if any(ANY_DOMAIN in accept.domain for accept in config.accept):
+            return
+        for index, text in enumerate(config.relay.networks):
+            if text.endswith("/0"):
+                self.warn(("relay", "networks", index), f"{text} makes this server an open relay")

@@ -1,0 +1,87 @@
+"""DEST: where mail is delivered, as written in `deliver` and --deliver.
+
+discard · print · refuse · mx · maildir:PATH · smtp://HOST[:PORT] · lmtp://HOST[:PORT]
+lmtp+unix:PATH · qmail-queue[:PATH] · pipe:COMMAND
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from fastsmtp.config import notbuilt
+from fastsmtp.config.endpoint import parse_host_port
+
+PORTS: Final = {"smtp": 25, "lmtp": 24}
+"""Default ports: RFC 5321 section 4.5.4.2; lmtp is 24 at IANA, and never 25 (RFC 2033 section 5)."""
+
+_BARE: Final = ("discard", "print", "refuse", "mx")
+_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}|[{}]")
+
+
+@dataclass(frozen=True, slots=True)
+class Dest:
+    """One destination.
+
+    kind  discard | print | refuse | maildir | smtp | lmtp | lmtp+unix | qmail-queue | pipe | mx
+    host  smtp, lmtp: a name or an address (IPv6 without brackets); else ""
+    port  smtp, lmtp: TCP port; else 0
+    path  maildir: absolute, with {domain} and {local} still in it; lmtp+unix: the socket;
+          qmail-queue: the program ("": the qmail home's); pipe: the command; else ""
+    """
+
+    kind: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.kind in PORTS:
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            return f"{self.kind}://{host}:{self.port}"
+        return f"{self.kind}:{self.path}" if self.path else self.kind
+
+
+def parse_dest(text: str) -> Dest:
+    """A Dest; ValueError with one clause when text is none, or one that isn't built yet."""
+    kind, colon, rest = text.partition(":")
+    dest = _parse(text, kind, colon, rest)
+    if dest.kind in notbuilt.DESTS:
+        raise ValueError(f"{dest.kind}: {notbuilt.MESSAGE}")
+    return dest
+
+
+def _parse(text: str, kind: str, colon: str, rest: str) -> Dest:
+    if kind in _BARE and not colon:
+        return Dest(kind)
+    if kind in PORTS and rest.startswith("//"):
+        host, port = parse_host_port(rest[2:].removesuffix("/"), default_port=PORTS[kind])
+        return Dest(kind, host, port)
+    if kind == "maildir" and colon:
+        return Dest(kind, path=_maildir(rest))
+    if kind == "lmtp+unix" and colon:
+        return Dest(kind, path=_absolute(rest))
+    if kind == "qmail-queue":
+        return Dest(kind, path=_absolute(rest) if colon else "")
+    if kind == "pipe" and rest:
+        return Dest(kind, path=rest)
+    raise ValueError(
+        f"{text!r} is no destination: discard, print, maildir:PATH, smtp://HOST[:PORT], lmtp://HOST[:PORT], "
+        "lmtp+unix:PATH or refuse"
+    )
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError(f"path {path!r} must begin with /")
+    if "\0" in path:
+        raise ValueError("a path has no NUL")
+    return path
+
+
+def _maildir(path: str) -> str:
+    for found in _PLACEHOLDER.finditer(path):
+        if found[1] not in ("domain", "local"):
+            raise ValueError(f"{found[0]!r} in a Maildir's path: only {{domain}} and {{local}} are known")
+    return _absolute(path)

@@ -1,0 +1,136 @@
+"""From flags and files to what the server runs on: Loaded, or ConfigError with every fault at once.
+
+Pure but for reading files (through Host), so that a reload can be tried without
+any effect: what is wrong raises, and whoever asked goes on with what it has.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from fastsmtp.config.flags import Flags
+from fastsmtp.config.host import Host
+from fastsmtp.config.lists import Lists
+from fastsmtp.config.model import Config
+from fastsmtp.config.settings import Settings
+
+if TYPE_CHECKING:
+    from fastsmtp.config.tree import Tree
+
+DEFAULT_FILE: Final = "/etc/fastsmtp/fastsmtp.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that holds.
+
+    config         as written, defaults and the machine's own values filled in
+    settings       one a listener, in the order of config.listen
+    lists          the files that the lists name, as they were read
+    provenance     "limits.recipients" -> "FILE:12", "--listen", "default" ...; an array's tables as listen[0]
+    warnings       one line each
+    watched_files  every file whose change matters: the configuration itself, lists, certificates, keys
+    is_trial       no configuration at all: the trial's
+    """
+
+    config: Config
+    settings: tuple[Settings, ...]
+    lists: Lists
+    provenance: Mapping[str, str]
+    warnings: tuple[str, ...]
+    watched_files: tuple[str, ...]
+    is_trial: bool
+
+
+def load(
+    flags: Flags | None = None, *, values: Mapping[str, Any] | None = None, host: Host | None = None
+) -> Loaded:
+    """Read, overlay, check, compile.  ConfigError holds all faults.
+
+    flags   of the command line; --config names the file, else DEFAULT_FILE where it exists
+    values  nested dicts in the file's place, for programs; then no file is read and nothing is a trial
+    """
+    from fastsmtp.config.check import check
+    from fastsmtp.config.flags import overlay, refuse_not_built
+    from fastsmtp.config.resolve import resolve, trial
+    from fastsmtp.config.settings import compile_settings, list_paths
+    from fastsmtp.config.toml import build, read_toml
+    from fastsmtp.config.tree import dotted
+    from fastsmtp.errors import ConfigError
+
+    flags = flags or Flags()
+    host = host or Host()
+    file = None if values is not None else _file(flags, host)
+    tree = read_toml(file, _read(file, host)) if file else _given(values)
+    is_trial = file is None and values is None and flags.is_trial
+    overlay(tree, flags, host.directory())
+    built = build(tree)
+    faults = [*refuse_not_built(flags), *built.faults]
+
+    origins = dict(built.provenance)
+    config, warnings = resolve(built.config, host, origins)
+    if is_trial:
+        config = trial(config, origins)
+
+    files: dict[str, bytes] = {}
+    for path in list_paths(config):
+        try:
+            files[path] = host.read(path)
+        except OSError as error:
+            files[path] = b""
+            faults.append(f"{path}: {error.strerror}")
+    lists = Lists(files)
+    settings: tuple[Settings, ...] = ()
+    try:
+        settings = compile_settings(config, lists)
+    except ConfigError as error:
+        faults.extend(error.faults)
+
+    checked = check(config, built, tree, host, is_trial=is_trial)
+    faults.extend(checked.faults)
+    if faults:
+        raise ConfigError(*sorted(dict.fromkeys(faults), key=functools.partial(_place, file)))
+    return Loaded(
+        config=config,
+        settings=settings,
+        lists=lists,
+        provenance={dotted(path): origin for path, origin in origins.items()},
+        warnings=(*warnings, *checked.warnings),
+        watched_files=tuple(dict.fromkeys([*([file] if file else []), *files, *checked.files])),
+        is_trial=is_trial,
+    )
+
+
+def _given(values: Mapping[str, Any] | None) -> Tree:
+    import copy
+
+    from fastsmtp.config.tree import Tree
+
+    return Tree(copy.deepcopy(dict(values or {})), is_program=values is not None)
+
+
+def _place(file: str | None, fault: str) -> int:
+    """The fault's line in the configuration file, for sorting; what stands elsewhere comes behind."""
+    line = fault.removeprefix(f"{file}:").partition(":")[0]
+    return int(line) if line.isdigit() else sys.maxsize
+
+
+def _file(flags: Flags, host: Host) -> str | None:
+    if flags.config is not None:
+        import os.path
+
+        return os.path.join(host.directory(), flags.config)
+    return DEFAULT_FILE if host.exists(DEFAULT_FILE) else None
+
+
+def _read(file: str, host: Host) -> bytes:
+    from fastsmtp.errors import ConfigError
+
+    try:
+        return host.read(file)
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None

@@ -1,0 +1,382 @@
+"""What an operator may write: one frozen dataclass a TOML table, attribute names = TOML names.
+
+Each default stands here and nowhere else, with its unit, its range and where it
+comes from; the reader (toml.py), the example (example.py) and
+docs/configuration.md are all made from these classes.  What isn't built yet is
+not here but in notbuilt.py.
+
+A value that only the machine knows (its name, its state directory) has the
+default "" here, and `shown` says in words what "" becomes; resolve.py fills it in.
+
+Rank 2, and cheap to import: no msgspec, no look at the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+ANY_DOMAIN: Final = "*"
+"""In Accept.domain: every domain.  For the trial and for programs; a file can't say it: an open relay."""
+
+NOBODY: Final = "none"
+"""Accept.pass_client: the next hop is told of nobody but us."""
+
+
+def about(
+    doc: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    fewest: int = 0,
+    choices: tuple[str, ...] = (),
+    form: str = "",
+    shown: str = "",
+    example: str = "",
+    precedent: str = "",
+) -> Mapping[str, Any]:
+    """Metadata of one key.
+
+    doc        one clause, as it stands in the example and the docs
+    unit       s, h, bytes ...: also the end of the key's name where the design has one there
+    low, high  the range, both ends allowed
+    fewest     entries that a list must have
+    choices    the only values
+    form       the grammar of a text, or of each text of a list: a name in forms.FORMS
+    shown      words for a default that is no value
+    example    a TOML value to show in the docs
+    precedent  who has the same default, or the RFC section that asks for it
+    """
+    return {
+        "doc": doc,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "fewest": fewest,
+        "choices": choices,
+        "form": form,
+        "shown": shown,
+        "example": example,
+        "precedent": precedent,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerName:
+    """[tls.names."NAME"]: another certificate for clients that ask for NAME (SNI, RFC 6066 section 3)."""
+
+    name: str = field(metadata=about("the server name, the table's own key", form="server_name"))
+    certificate: str = field(
+        metadata=about("certificate chain, PEM", form="path", example='"/etc/fastsmtp/mx2.pem"')
+    )
+    key: str = field(metadata=about("its key, PEM", form="path", example='"/etc/fastsmtp/mx2.key"'))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Certificates and protocol versions; a [[listen]] may have a table of its own."""
+
+    certificate: str = field(
+        default="",
+        metadata=about(
+            "certificate chain, PEM; re-read when it changes",
+            form="path",
+            shown="a self-made one under state, for opportunistic TLS; `check` says so",
+            example='"/etc/fastsmtp/cert.pem"',
+        ),
+    )
+    key: str = field(
+        default="",
+        metadata=about(
+            "its key, PEM; read by the master, before privileges are dropped; nobody else may read it",
+            form="path",
+            shown="that of the self-made certificate",
+            example='"/etc/fastsmtp/key.pem"',
+        ),
+    )
+    minimum: str = field(
+        default="1.2",
+        metadata=about(
+            "oldest TLS version", choices=("1.2", "1.3"), precedent="RFC 8996, RFC 9325 section 3.1.1"
+        ),
+    )
+    names: tuple[ServerName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client, one session and one message may cost; a [[listen]] may have a table of its own."""
+
+    message_bytes: int = field(
+        default=52_428_800,
+        metadata=about(
+            "a message as sent; 0: no limit",
+            unit="bytes",
+            low=0,
+            precedent="RFC 1870; Gmail and Exim's default take 50 MB",
+        ),
+    )
+    recipients: int = field(
+        default=1_000,
+        metadata=about(
+            "a message", low=1, precedent="Postfix smtpd_recipient_limit; RFC 5321 4.5.3.1.8 asks for 100"
+        ),
+    )
+    connections: int = field(
+        default=20_000,
+        metadata=about("all workers together; lowered, with a warning, to what open files allow", low=1),
+    )
+    connections_per_client: int = field(
+        default=50,
+        metadata=about(
+            "all workers together; per IPv4 address, per IPv6 /64; not relay clients; 0: no limit",
+            low=0,
+            precedent="Postfix smtpd_client_connection_count_limit",
+        ),
+    )
+    connections_per_client_per_min: int = field(
+        default=0, metadata=about("0: no limit; so the next three", low=0)
+    )
+    messages_per_client_per_min: int = field(default=0, metadata=about("0: no limit", low=0))
+    recipients_per_client_per_min: int = field(default=0, metadata=about("0: no limit", low=0))
+    handshakes_per_client_per_min: int = field(
+        default=0, metadata=about("TLS handshakes; 0: no limit", low=0)
+    )
+    errors: int = field(
+        default=20,
+        metadata=about(
+            "4xx and 5xx replies a session, then 421", low=1, precedent="Postfix smtpd_hard_error_limit"
+        ),
+    )
+    minimum_bytes_per_s: int = field(
+        default=100,
+        metadata=about(
+            "averaged over 30 s, in DATA and BDAT; 0: off",
+            unit="bytes/s",
+            low=0,
+            precedent="Postfix smtpd_min_data_rate has 500",
+        ),
+    )
+    transaction_s: float = field(
+        default=3_600.0, metadata=about("from MAIL to the reply to the message", unit="s", low=0.01)
+    )
+    session_s: float = field(default=7_200.0, metadata=about("from greeting to close", unit="s", low=0.01))
+    body_memory_bytes: int = field(
+        default=67_108_864,
+        metadata=about("a worker; beyond it bodies go to files at once", unit="bytes", low=0),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """Who may send anywhere."""
+
+    networks: tuple[str, ...] = field(
+        default=("127.0.0.0/8", "::1/128"),
+        metadata=about(
+            "may send anywhere; no DNS checks, no greeting delay, no per-client limits",
+            form="network",
+            precedent="Postfix mynetworks_style = host",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What holds for every rule; a [[listen]] may have a table of its own."""
+
+    mode: str = field(
+        default="enforce",
+        metadata=about(
+            "for every rule at once; a rule's own mode can only be milder",
+            choices=("enforce", "observe", "off"),
+        ),
+    )
+    soft_reject: bool = field(
+        default=False,
+        metadata=about(
+            "every 5xx of a rule becomes 4xx: for the first days", precedent="Postfix soft_bounce"
+        ),
+    )
+    exempt: tuple[str, ...] = field(
+        default=(),
+        metadata=about("clients besides the relay networks that skip all checks", form="network"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """[[listen]]: where we take connections, and what is different there.
+
+    limits, policy, tls_table: None means the global table; else a complete table of the listener's own
+    ([listen.limits], [listen.policy], [listen.tls] laid over the global one).  In TOML `tls` is a word, or a
+    table with that word as `mode` (docs/decisions/0010).
+    """
+
+    name: str = field(
+        default="",
+        metadata=about(
+            "for logs and [[route]] listener", form="word", shown="listen1, listen2 ...", example='"mx"'
+        ),
+    )
+    address: tuple[str, ...] = field(
+        default=("127.0.0.1:2525",),
+        metadata=about(
+            "HOST:PORT; port 0: any free one", fewest=1, form="endpoint", example='["0.0.0.0:25", "[::]:25"]'
+        ),
+    )
+    tls: str = field(
+        default="starttls",
+        metadata=about(
+            "required: STARTTLS before MAIL; implicit: TLS from the first byte",
+            choices=("off", "starttls", "required", "implicit"),
+            precedent="RFC 3207; RFC 8314 section 3.3",
+        ),
+    )
+    greeting_delay_s: float = field(
+        default=0.0,
+        metadata=about(
+            "0: off; 1.0 catches early talkers; not for relay clients, exempt clients, or those with a pass",
+            unit="s",
+            low=0,
+            high=60,
+            precedent="Postfix postscreen_greet_wait has 6 s; RFC 5321 4.5.3.2.1 lets clients wait 5 minutes",
+        ),
+    )
+    greeting_pass_h: float = field(
+        default=24.0,
+        metadata=about(
+            "a client that waited and delivered gets a pass for so long",
+            unit="h",
+            low=0,
+            precedent="Postfix postscreen_greet_ttl",
+        ),
+    )
+    bare_newline: str = field(
+        default="reject",
+        metadata=about(
+            "normalize: a line end inside the text, never an end of data",
+            choices=("reject", "normalize"),
+            precedent="RFC 5321 section 2.3.8; Postfix smtpd_forbid_bare_newline",
+        ),
+    )
+    proxy_from: tuple[str, ...] = field(
+        default=(), metadata=about("these must speak the PROXY protocol; nobody else may", form="network")
+    )
+    xclient_from: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "these may use XCLIENT; loopback addresses taken from PROXY or XCLIENT never relay",
+            form="network",
+        ),
+    )
+    policy: Policy | None = None
+    limits: Limits | None = None
+    tls_table: Tls | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accept:
+    """[[accept]]: what we take mail for, and where it goes."""
+
+    domain: tuple[str, ...] = field(
+        metadata=about(
+            'exact; ".example.org" for every sub-domain; or a file of domains',
+            fewest=1,
+            form="domain",
+            example='["example.org", ".example.org"]',
+        )
+    )
+    recipients: str = field(
+        default="any", metadata=about("any, or a file of addresses", form="recipients", example='"any"')
+    )
+    deliver: str = field(
+        default="",
+        metadata=about(
+            "where its mail goes", form="dest", shown="deliver.default", example='"lmtp://127.0.0.1:24"'
+        ),
+    )
+    queue: bool | None = field(
+        default=None, metadata=about("false: hand over before the 250", shown="deliver.queue")
+    )
+    pass_client: str = field(
+        default=NOBODY,
+        metadata=about(
+            "tell the next hop who the client was", choices=("none", "xclient", "xforward", "proxy")
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deliver:
+    """Where mail goes when nothing else says."""
+
+    default: str = field(
+        default="refuse",
+        metadata=about(
+            "for what relay clients send elsewhere, and for an [[accept]] without its own", form="dest"
+        ),
+    )
+    queue: bool = field(default=True, metadata=about("false: hand over before the 250 (--no-queue)"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """One line per event that matters (docs/logs.md)."""
+
+    format: str = field(default="logfmt", metadata=about("of a line", choices=("logfmt", "json")))
+    to: str = field(default="stderr", metadata=about("stderr, syslog or a file", form="log_target"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole configuration: the top of the file, and its tables."""
+
+    hostname: str = field(
+        default="",
+        metadata=about(
+            "greeting, Received, default HELO name; `check` warns if it has no dot",
+            form="hostname",
+            shown="the system's full name",
+            example='"mx.example.org"',
+            precedent="RFC 5321 section 2.3.5",
+        ),
+    )
+    postmaster: str = field(
+        default="",
+        metadata=about(
+            "<postmaster> without a domain",
+            form="mailbox",
+            shown="postmaster@HOSTNAME",
+            example='"postmaster@example.org"',
+            precedent="RFC 5321 section 4.5.1",
+        ),
+    )
+    state: str = field(
+        default="",
+        metadata=about(
+            "self-made certificate, spooled bodies, the trial's mail",
+            form="path",
+            shown="$STATE_DIRECTORY; as root /var/lib/fastsmtp; else $XDG_STATE_HOME/fastsmtp",
+            example='"/var/lib/fastsmtp"',
+        ),
+    )
+    user: str = field(
+        default="fastsmtp",
+        metadata=about(
+            "workers run as this account, when started as root; without it no start on a port below 1024 "
+            "or off loopback",
+            form="word",
+        ),
+    )
+    workers: int = field(default=0, metadata=about("SMTP workers; 0: one per core", low=0, high=1_024))
+    listen: tuple[Listen, ...] = (Listen(),)
+    tls: Tls = Tls()
+    limits: Limits = Limits()
+    relay: Relay = Relay()
+    accept: tuple[Accept, ...] = ()
+    deliver: Deliver = Deliver()
+    policy: Policy = Policy()
+    log: Log = Log()

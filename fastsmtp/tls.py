@@ -1,0 +1,294 @@
+"""TLS for listeners: certificates in, a context for start_tls out; what was agreed on as a value.
+
+    credentials = read_credentials("/etc/fastsmtp/cert.pem", "/etc/fastsmtp/key.pem")
+    server_tls = ServerTls(credentials, {"mx2.example.org": other})
+    ... loop.start_tls(transport, protocol, server_tls.context, server_side=True) ...
+    server_tls.handshake(transport.get_extra_info("ssl_object"))   # -> Handshake
+    server_tls.replace(fresh)                                      # tickets stay valid
+
+One ServerTls is made by the master before the fork; its context holds the keys
+that tickets are sealed with, so a ticket of one worker resumes on any other.
+The context itself never changes.  Its certificates stand in inner contexts,
+which the server-name callback puts in place for each handshake and which
+replace() swaps as a whole: what doesn't fit is found before anything changed,
+and no old certificate of another key type lingers in a slot of OpenSSL's.
+
+No client is asked for a certificate.  An engine that asks is a subclass of
+ssl.SSLContext that overrides wrap_bio and comes in by `make_context`; nothing
+else has to know.
+
+Rank 3: may import ranks 0 to 2.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from fastsmtp.errors import ConfigError
+
+# Forward secrecy only, AEAD first (RFC 9325 section 4.2).  CBC stays at the end: Windows Server 2012 R2
+# has nothing better for RSA certificates, and a sender that finds no common cipher falls back to clear text.
+CIPHERS_TLS12 = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!eNULL:!PSK:!SRP"
+MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class Credentials(NamedTuple):
+    """A certificate chain and its key.
+
+    certificate  PEM, the server's own certificate first
+    key          PEM, not encrypted
+    origin       the file that the certificate came from, for messages
+    """
+
+    certificate: bytes
+    key: bytes
+    origin: str
+
+    def __repr__(self) -> str:
+        """Without the key: a repr ends in logs and tracebacks."""
+        return f"Credentials({self.origin!r})"
+
+
+class Handshake(NamedTuple):
+    """What a handshake agreed on.  protocol "TLSv1.3", cipher by OpenSSL's name, bits of its key."""
+
+    protocol: str
+    cipher: str
+    bits: int
+    server_name: str
+    is_resumed: bool
+
+
+class ServerSslObject(ssl.SSLObject):
+    """An SSLObject that remembers the name which the client asked for; ssl keeps it on client sides only."""
+
+    server_name: str = ""
+
+
+def read_credentials(certificate: str, key: str = "") -> Credentials:
+    """Read a chain and its key from PEM files; without key it stands in the certificate's file.
+
+    Raises ConfigError with every fault found: a missing or unreadable file, no certificate or key in
+    it, an encrypted key, a key that doesn't fit, a key that others can read.
+    """
+    key = key or certificate
+    faults: list[str] = []
+    certificate_pem = _read(certificate, faults)
+    key_pem = certificate_pem if key == certificate else _read(key, faults)
+    if key_pem is not None:
+        faults += key_mode_faults(key)
+    if certificate_pem is not None and b"-----BEGIN CERTIFICATE-----" not in certificate_pem:
+        faults.append(f"{certificate}: holds no certificate in PEM form")
+    if key_pem is not None and b"PRIVATE KEY-----" not in key_pem:
+        faults.append(f"{key}: holds no private key in PEM form")
+    if faults or certificate_pem is None or key_pem is None:
+        raise ConfigError(*faults)
+    credentials = Credentials(certificate_pem, key_pem, certificate)
+    try:
+        load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), credentials)
+    except ConfigError as error:
+        raise ConfigError(
+            *(fault.replace("the key", f"the key in {key}", 1) for fault in error.faults)
+        ) from None
+    return credentials
+
+
+def key_mode_faults(key: str) -> list[str]:
+    """A fault for a key file that others than its owner can read.
+
+    Root's keys may be readable by one group, as Debian's ssl-cert has it (PostgreSQL has the same rule).
+    """
+    status = os.stat(key)
+    allowed = 0o640 if status.st_uid == 0 else 0o600
+    if stat.S_IMODE(status.st_mode) & 0o077 & ~allowed:
+        mode = stat.S_IMODE(status.st_mode)
+        return [
+            f"{key}: others can read or change this private key (mode {mode:04o}): chmod {allowed:o} {key}"
+        ]
+    return []
+
+
+def _read(path: str, faults: list[str]) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        faults.append(f"{path}: can't be read: {error.strerror}")
+        return None
+
+
+def load(context: ssl.SSLContext, credentials: Credentials) -> None:
+    """Put the credentials into a context that has none yet.  On ConfigError the context is spoilt."""
+    origin = credentials.origin
+    is_encrypted = False
+
+    def no_password() -> str:
+        # Without this OpenSSL would ask on the terminal.
+        nonlocal is_encrypted
+        is_encrypted = True
+        return ""
+
+    with _as_file(credentials.certificate) as certificate, _as_file(credentials.key) as key:
+        try:
+            context.load_cert_chain(certificate, key, password=no_password)
+        except (ssl.SSLError, ValueError) as error:
+            if is_encrypted:
+                raise ConfigError(f"{origin}: the key is encrypted: store it without a password") from None
+            reason = getattr(error, "reason", None) or ""
+            if "MISMATCH" in reason:
+                raise ConfigError(f"{origin}: the key doesn't fit the certificate") from None
+            if "EE_KEY_TOO_SMALL" in reason or "MD_TOO_WEAK" in reason:
+                words = reason.lower().replace("_", " ")
+                raise ConfigError(f"{origin}: the certificate is too weak: {words}") from None
+            raise ConfigError(f"{origin}: the certificate or the key can't be read as PEM") from None
+
+
+@contextmanager
+def _as_file(pem: bytes) -> Iterator[str]:
+    """A path under which ssl finds these bytes; they never touch a disk where the system has memfd_create."""
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
+        with open(os.memfd_create("pem", os.MFD_CLOEXEC), "wb") as file:
+            file.write(pem)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+        return
+    with tempfile.NamedTemporaryFile("wb") as file:  # 0600
+        file.write(pem)
+        file.flush()
+        yield file.name
+
+
+class ServerTls:
+    """The TLS of one listener, or of several with the same certificates.
+
+    context  for start_tls
+    made_at  monotonic seconds; tickets are sealed with keys of that age, so the master makes a new
+             ServerTls, in new workers, after 24 hours
+    """
+
+    def __init__(
+        self,
+        default: Credentials,
+        names: Mapping[str, Credentials] | None = None,
+        *,
+        minimum: str = "1.2",
+        clock: Callable[[], float] = time.monotonic,
+        make_context: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        """default serves whoever names no server or one that isn't in names.
+
+        names: "mx.example.org" or "*.example.org" (one label), any case, IDN as U- or A-labels.
+        Raises ConfigError with every fault found.
+        """
+        self._minimum = MINIMUM[minimum]
+        self._inner, self._wildcards, self._default = self._tables(default, names or {})
+        self.made_at = clock()
+        self.context = make_context() if make_context else ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._configure(self.context)
+        # Never served, since _choose always puts another in its place; but OpenSSL wants a key to be there
+        # when it looks at what versions and ciphers are possible.
+        load(self.context, default)
+        self.context.sslobject_class = ServerSslObject
+        self.context.sni_callback = self._choose
+
+    def replace(self, default: Credentials, names: Mapping[str, Credentials] | None = None) -> None:
+        """Serve these from the next handshake on; tickets stay valid.  On ConfigError nothing has changed."""
+        self._inner, self._wildcards, self._default = self._tables(default, names or {})
+
+    def handshake(self, ssl_object: ssl.SSLObject) -> Handshake:
+        """What was agreed on; call it once the handshake is complete."""
+        cipher, protocol, bits = ssl_object.cipher() or ("", "", 0)
+        name: str = getattr(ssl_object, "server_name", "")
+        # cipher() names the version that brought the cipher, which may be older than the one in use.
+        return Handshake(
+            ssl_object.version() or protocol, cipher, bits, name, bool(ssl_object.session_reused)
+        )
+
+    def _configure(self, context: ssl.SSLContext) -> None:
+        context.minimum_version = self._minimum
+        context.set_ciphers(CIPHERS_TLS12)
+        # Many senders hang up without close_notify; SMTP has its own end of data, so nothing can be cut
+        # short unnoticed (OpenSSL 3 made this an error).
+        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_IGNORE_UNEXPECTED_EOF
+        context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+        # One ticket a handshake: a mail client connects again one by one; OpenSSL's two are for browsers.
+        context.num_tickets = 1
+
+    def _tables(
+        self, default: Credentials, names: Mapping[str, Credentials]
+    ) -> tuple[dict[str, ssl.SSLContext], dict[str, ssl.SSLContext], ssl.SSLContext]:
+        """(exact names, wildcards without "*", the default), each with its own context."""
+        faults: list[str] = []
+        made: dict[Credentials, ssl.SSLContext] = {}
+
+        def context_of(credentials: Credentials, where: str) -> ssl.SSLContext:
+            known = made.get(credentials)
+            if known is None:
+                known = made[credentials] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                self._configure(known)
+                try:
+                    load(known, credentials)
+                except ConfigError as error:
+                    faults.extend(where + fault for fault in error.faults)
+            return known
+
+        fallback = context_of(default, "")
+        exact: dict[str, ssl.SSLContext] = {}
+        wildcards: dict[str, ssl.SSLContext] = {}
+        for name, credentials in names.items():
+            where = f'[tls.names."{name}"] '
+            try:
+                ascii_name = to_ascii(name)
+            except ValueError as error:
+                faults.append(f"{where}{error}")
+                continue
+            context = context_of(credentials, where)
+            if ascii_name.startswith("*."):
+                wildcards[ascii_name[1:]] = context
+            else:
+                exact[ascii_name] = context
+        if faults:
+            raise ConfigError(*faults)
+        return exact, wildcards, fallback
+
+    def _choose(self, ssl_object: object, name: str | None, _: ssl.SSLContext) -> None:
+        """Called by OpenSSL in each handshake, with the server name that was asked for, or None."""
+        assert isinstance(ssl_object, ssl.SSLObject | ssl.SSLSocket)
+        chosen = self._default
+        if name:
+            lowered = name.lower().removesuffix(".")
+            if isinstance(ssl_object, ServerSslObject):
+                ssl_object.server_name = lowered
+            found = self._inner.get(lowered)
+            if found is None and self._wildcards:
+                found = self._wildcards.get(lowered[lowered.find(".") :] if "." in lowered else "")
+            if found is not None:
+                chosen = found
+        # Certificate and key only: ciphers, versions and ticket keys stay those of self.context.
+        ssl_object.context = chosen
+
+
+def to_ascii(name: str) -> str:
+    """A host name, or "*." and one, as lower-case A-labels.  Raises ValueError with a sentence."""
+    import idna
+
+    star, _, host = name.rpartition("*.")
+    if star:
+        raise ValueError(f"{name!r} has a star that isn't its first label")
+    wildcard = "*." if name.startswith("*.") else ""
+    host = host.removesuffix(".")
+    try:
+        if host.isascii():
+            lowered = host.lower()
+            # Underscores and the like are refused here as they are in IDNA.
+            return wildcard + ".".join(idna.encode(label).decode() for label in lowered.split("."))
+        return wildcard + idna.encode(host, uts46=True).decode()
+    except idna.IDNAError as error:
+        raise ValueError(f"{name!r} is no host name: {error}") from None

@@ -82,7 +82,8 @@ def generate(program: pathlib.Path, server: Running, arguments: tuple[str, ...],
     done = subprocess.run(
         [
             program, "--port", str(server.site.port), "--sessions", str(SESSIONS),
-            "--addresses", str(ADDRESSES), "--seconds", str(seconds), "--recipients", str(server.site.recipients), *arguments,
+            "--addresses", str(ADDRESSES), "--seconds", str(seconds),
+            "--recipients", str(server.site.recipients), *arguments,
         ],
         capture_output=True,
         text=True,
@@ -279,8 +280,8 @@ class Bench:
 
         small = int(self.options.connections / 10)
         for chosen in self.servers:
-            if chosen.pid_file:
-                continue  # Postfix: a process for each connection, another scale
+            if chosen.process_each:
+                continue
             with self.start(chosen) as server:
                 with self.held(server, "--idle", 100):
                     pass

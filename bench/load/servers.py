@@ -47,7 +47,9 @@ class Server:
     command     what to run; the process that stays is the root of what is measured
     absent      why it can't run here, or None
     version     a short text
-    pid_file    where a server that daemonises leaves its root's pid
+    stop        the command that ends it, if not SIGTERM
+    process_each  it has a process for each connection: idle ones are on another scale
+    peer_group  "all": only measured when asked for
     """
 
     name: str
@@ -57,7 +59,7 @@ class Server:
     absent: Callable[[], str | None]
     version: Callable[[], str]
     stop: Callable[[Site], list[str]] | None = None
-    pid_file: Callable[[Site], pathlib.Path] | None = None
+    process_each: bool = False
     peer_group: str = "default"
 
 
@@ -65,7 +67,6 @@ class Server:
 class Running:
     server: Server
     site: Site
-    process: subprocess.Popen[bytes]
     pid: int
 
 
@@ -142,7 +143,8 @@ def make_certificate(folder: pathlib.Path) -> None:
         [
             "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
             "-days", "30", "-subj", "/CN=bench.example.org",
-            "-addext", "subjectAltName=DNS:bench.example.org", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"),
+            "-addext", "subjectAltName=DNS:bench.example.org",
+            "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"),
         ],
         check=True,
         capture_output=True,
@@ -238,7 +240,7 @@ def postfix_command(site: Site) -> list[str]:
     subprocess.run(
         ["/usr/sbin/postmap", "-c", str(site.folder / "etc"), f"{values['tables']}:{table}"], check=True
     )
-    return ["/usr/sbin/postfix", "-c", str(site.folder / "etc"), "start"]
+    return ["/usr/sbin/postfix", "-c", str(site.folder / "etc"), "start-fg"]
 
 
 def _postfix_absent() -> str | None:
@@ -346,7 +348,7 @@ SERVERS = [
         absent=_postfix_absent,
         version=_postfix_version,
         stop=lambda site: ["/usr/sbin/postfix", "-c", str(site.folder / "etc"), "abort"],
-        pid_file=lambda site: site.folder / "spool" / "pid" / "master.pid",
+        process_each=True,
     ),
     Server(
         name="aiosmtpd on uvloop",
@@ -422,8 +424,7 @@ def running(
         )
     try:
         _wait_for_greeting(process, site, log)
-        pid = int(server.pid_file(site).read_text()) if server.pid_file else process.pid
-        yield Running(server, site, process, pid)
+        yield Running(server, site, process.pid)
     finally:
         if server.stop:
             subprocess.run(server.stop(site), check=False, capture_output=True)

@@ -20,18 +20,20 @@ from fastsmtp.message import Envelope
 class Phase(IntEnum):
     """When a stage runs.
 
-    CONNECT runs when the client is known: after PROXY, and again after XCLIENT.  GREETING runs when the
-    greeting delay is over.  STARTTLS runs before a handshake, on an implicit TLS listener too.
+    CLIENT and CONNECT run when the client is known: after PROXY, and again after XCLIENT.  CLIENT only
+    grants; what it grants is a fact for CONNECT.  GREETING runs when the greeting delay is over.
+    STARTTLS runs before a handshake, on an implicit TLS listener too.
     """
 
-    CONNECT = 0
-    GREETING = 1
-    HELO = 2
-    STARTTLS = 3
-    MAIL = 4
-    RCPT = 5
-    DATA = 6
-    END = 7
+    CLIENT = 0
+    CONNECT = 1
+    GREETING = 2
+    HELO = 3
+    STARTTLS = 4
+    MAIL = 5
+    RCPT = 6
+    DATA = 7
+    END = 8
 
 
 class Origin(IntEnum):

@@ -21,7 +21,7 @@ _UNKNOWN = reject(reply.UNKNOWN_RECIPIENT)
 
 
 def know_client(facts: Facts, settings: Settings) -> Decision | None:
-    """CONNECT: relay networks may send anywhere and skip all checks; exempt clients skip the checks.
+    """CLIENT: relay networks may send anywhere and skip all checks; exempt clients skip the checks.
 
     A loopback address that a proxy or XCLIENT claims gives nothing: whoever may speak for
     other clients must not be able to turn any of them into ourselves.

@@ -9,10 +9,8 @@ from fastsmtp.policy import greeting, limits, message, relay
 from fastsmtp.policy.facts import Phase
 from fastsmtp.policy.stage import Stage
 
-# "client" runs alone before the others of CONNECT: what it grants is a fact for them.
-KNOW_CLIENT = Stage("client", Phase.CONNECT, relay.know_client, is_check=False)
-
 STAGES: tuple[Stage, ...] = (
+    Stage("client", Phase.CLIENT, relay.know_client, is_check=False),
     Stage("connections", Phase.CONNECT, limits.count_connections, is_check=False),
     Stage("early_talker", Phase.GREETING, greeting.refuse_early_talker),
     Stage("handshakes", Phase.STARTTLS, limits.count_handshakes, is_check=False),

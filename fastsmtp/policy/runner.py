@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import GeneratorType
-from typing import Any
+from typing import Any, Protocol
 
 from fastsmtp import reply
 from fastsmtp.config.settings import Settings
@@ -28,6 +28,17 @@ from fastsmtp.policy.stage import Asking, Failed, Mode, Question, Stage
 
 # What an observer is told of every stage that ran: its opinion, or the exception that it raised.
 Observer = Callable[[Facts, Phase, Stage, "Decision | Exception | None"], None]
+
+
+class Report(Protocol):
+    """Who hears of what a decision does not show.  Called only in these two cases, so it costs nothing else."""
+
+    def defect(self, facts: Facts, stage: Stage, error: Exception) -> None:
+        """A stage raised."""
+
+    def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
+        """A stage in observe mode would have refused."""
+
 
 _MILDNESS: dict[Mode, int] = {"off": 0, "observe": 1, "enforce": 2}
 
@@ -80,11 +91,19 @@ _NO_ANSWER = Failed("no answer")
 class Plan:
     """The stages that one listener's settings ask for, by phase."""
 
-    __slots__ = ("_by_phase", "_is_soft", "_observer", "_unskippable", "settings")
+    __slots__ = ("_by_phase", "_is_soft", "_observer", "_report", "_unskippable", "settings")
 
-    def __init__(self, stages: Iterable[Stage], settings: Settings, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        stages: Iterable[Stage],
+        settings: Settings,
+        *,
+        observer: Observer | None = None,
+        report: Report | None = None,
+    ) -> None:
         self.settings = settings
         self._observer = observer
+        self._report = report
         self._is_soft = settings.policy.soft_reject
         active = [stage for stage in stages if effective_mode(stage, settings) != "off"]
         self._by_phase = tuple(tuple(s for s in active if s.phase is phase) for phase in Phase)
@@ -112,7 +131,7 @@ class Plan:
                 if self._observer is not None:
                     self._observer(facts, phase, stage, opinion)  # type: ignore[arg-type]
             if opinion is not None:
-                opinion = self._weighed(stage, opinion)  # type: ignore[arg-type]
+                opinion = self._weighed(facts, stage, opinion)  # type: ignore[arg-type]
                 if decided is None:
                     decided = []
                 decided.append((at, opinion))
@@ -147,19 +166,23 @@ class Plan:
             asking.append(_Asking(at, generator, questions))
             return
         if opinion is not None:
-            decided.append((at, self._weighed(stage, opinion)))
+            decided.append((at, self._weighed(facts, stage, opinion)))
 
     def _failed(self, phase: Phase, facts: Facts, stage: Stage, error: Exception) -> Decision | None:
         if self._observer is not None:
             self._observer(facts, phase, stage, error)
+        if self._report is not None:
+            self._report.defect(facts, stage, error)
         return None if stage.on_error == "pass" else defer(reply.OUR_DEFECT)
 
-    def _weighed(self, stage: Stage, opinion: Decision) -> Decision:
+    def _weighed(self, facts: Facts, stage: Stage, opinion: Decision) -> Decision:
         """The opinion as the mode lets it count: observed refusals pass, soft ones turn into 4xx."""
         if opinion.verdict is Verdict.PASS:
             return opinion
         if stage.is_check:
             if effective_mode(stage, self.settings) == "observe":
+                if self._report is not None:
+                    self._report.observed(facts, stage, opinion)
                 return PASSED
             if self._is_soft and opinion.reply is not None and opinion.reply.is_permanent:
                 return Decision(Verdict.DEFER, opinion.reply.softened(), opinion.effects, stage.name)

@@ -1,0 +1,640 @@
+"""One client's socket: bytes between the transport and the session, and all that is about time and flow.
+
+The only file that sees both a socket and a session.  It reads into the
+worker's one buffer, writes the replies of a pipelined group at once, stops
+reading while something is waited for, keeps the deadlines, and closes so that
+the last reply arrives.  What is answered to a command is the conversation's
+and the policy's business.
+
+Rank 8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from fastsmtp import reply
+from fastsmtp._session import QUIT, STARTTLS, XCLIENT, Event, Session
+from fastsmtp.address import Address
+from fastsmtp.policy.decision import Decision, Token, Verdict
+from fastsmtp.policy.facts import Client, Facts, Origin, Phase, TlsFacts
+from fastsmtp.policy.runner import Round
+from fastsmtp.smtp import proxy, xclient
+from fastsmtp.smtp.conversation import HANDLERS, Conversation, Wait
+from fastsmtp.smtp.start_tls import Upgrade
+
+if TYPE_CHECKING:
+    from fastsmtp.smtp.listener import Listener
+    from fastsmtp.tls import Handshake
+
+# RFC 5321 section 4.5.3.2.7: a server should wait at least 5 minutes for the next command.
+COMMAND_S = 300.0
+# Under stress (Postfix's smtpd_timeout for stress): whoever is silent that long makes room.
+STRESSED_COMMAND_S = 10.0
+# The rate of body bytes is averaged over this.
+RATE_WINDOW_S = 30.0
+# A proxy sends its header at once.
+PROXY_S = 5.0
+# A handshake is two round trips; Postfix gives starttls_timeout 300 s, nginx 60 s.
+HANDSHAKE_S = 30.0
+STRESSED_HANDSHAKE_S = 10.0
+# After the last reply: input is dropped for so long, or for so many bytes, so that a reset doesn't eat the reply.
+LINGER_S = 5.0
+LINGER_BYTES = 1_048_576
+NEVER = float("inf")
+
+
+class Life(IntEnum):
+    """Where a connection is in its life."""
+
+    PROXY = 0  # waits for the PROXY header
+    DECIDING = 1  # policy is asked before the greeting
+    HANDSHAKE = 2  # TLS
+    DELAY = 3  # the greeting is held back
+    TALKING = 4
+    LINGER = 5  # the last reply is out; input is dropped
+    CLOSED = 6
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The protocol object of one connection.
+
+    life, deadline   read by the service's tick, once a second; deadline is monotonic seconds
+    """
+
+    __slots__ = (
+        "__weakref__", "_accepted_s", "_body_mark", "_commands", "_conversation", "_counted", "_is_busy",
+        "_has_quit", "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_listener", "_profile", "_proxy", "_raw",
+        "_received", "_session", "_session_deadline", "_session_id", "_task", "_timer", "_transaction_deadline",
+        "_transport", "_upgrade", "_window", "deadline", "life",
+    )  # fmt: skip
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._profile = listener.profile
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._raw: asyncio.Transport = None  # type: ignore[assignment]
+        self._session: Session = None  # type: ignore[assignment]
+        self._conversation: Conversation = None  # type: ignore[assignment]
+        self._session_id = ""
+        self._counted: bytes | None = None
+        self._is_busy = False
+        self._has_quit = False
+        self._is_eof = False
+        self._is_in_body = False
+        self._is_reading = True
+        self._is_write_paused = False
+        self._proxy = b""
+        self._window: memoryview | None = None
+        self._received = 0
+        self._body_mark = 0
+        self._commands = 0
+        self._accepted_s = 0.0
+        self._session_deadline = NEVER
+        self._transaction_deadline = NEVER
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._upgrade: Upgrade | None = None
+        self.deadline = NEVER
+        self.life = Life.DECIDING
+
+    # --- the beginning ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._raw is not None:
+            # The TLS transport of our own upgrade; _upgraded() gets it.
+            return
+        self._transport = self._raw = transport  # type: ignore[assignment]
+        service = self._listener.service
+        self._session_id = service.ids.next()
+        self._accepted_s = now = service.now()
+        self._session_deadline = now + self._profile.settings.limits.session_s
+        self._listener.opened(self)
+        try:
+            peer = transport.get_extra_info("peername")
+            address = Address(peer[0])
+        except (TypeError, ValueError, IndexError):
+            # The client was gone before we looked.
+            self._raw.abort()
+            return
+        settings = self._profile.settings
+        if settings.proxy_from and address in settings.proxy_from:
+            self.life = Life.PROXY
+            self.deadline = now + PROXY_S
+            self._window = service.window[: proxy.needed(b"")]
+            return
+        self._guarded(self._begin, Client(address, peer[1]), self._listener.local_address(transport))
+
+    def _begin(self, client: Client, local_address: str) -> None:
+        """The client is known: make the session, and ask policy about the connection."""
+        profile = self._profile
+        may_xclient = client.address in profile.settings.xclient_from
+        self._session = Session(profile.xclient_terms if may_xclient else profile.terms, self._session_id.encode())
+        facts = Facts(self._session_id, profile.settings.listen.name, local_address, client)
+        self._conversation = Conversation(profile, self._session, facts)
+        self._introduce(facts, self._admitted)
+
+    def _introduce(self, facts: Facts, then: Callable[[Decision], None]) -> None:
+        """Run CLIENT, count the connection, run CONNECT; then() gets the decision."""
+        self.life = Life.DECIDING
+        self.deadline = self._session_deadline
+
+        def granted(decision: Decision) -> None:
+            self._conversation.apply(decision)
+            self._count(facts)
+            self._decide(Phase.CONNECT, then)
+
+        self._decide(Phase.CLIENT, granted)
+
+    def _count(self, facts: Facts) -> None:
+        """Count this connection for its client, or only in all for a relay client; fill in the facts."""
+        profile = self._profile
+        counters = profile.counters
+        client = facts.client
+        key = client.address.key
+        if client.may_relay:
+            counters.connect_uncounted()
+            self._counted = b""
+        else:
+            client.connections = counters.connect(key, self._accepted_s)
+            self._counted = key
+            client.has_pass = counters.has_pass(key, self._accepted_s)
+            if profile.counts_connections:
+                client.rates[Token.CONNECTIONS] = profile.rate(client, Token.CONNECTIONS)
+        facts.connections = counters.connections()
+
+    def _uncount(self) -> None:
+        if self._counted:
+            self._profile.counters.disconnect(self._counted)
+        elif self._counted is not None:
+            self._profile.counters.disconnect_uncounted()
+        self._counted = None
+
+    def _admitted(self, decision: Decision) -> None:
+        """CONNECT has decided."""
+        self._conversation.apply(decision)
+        is_implicit = self._profile.settings.listen.tls == "implicit" and self._profile.tls is not None
+        if decision.verdict is not Verdict.PASS:
+            self._conversation.log_refusal(decision)
+            if is_implicit:
+                # Nothing can be said before the handshake, and a handshake is what we can't afford.
+                self._raw.close()
+            else:
+                self._refuse_greeting(decision)
+        elif is_implicit:
+            self._before_handshake()
+        else:
+            self._hold_greeting()
+
+    def _refuse_greeting(self, decision: Decision) -> None:
+        self.life = Life.TALKING
+        self._session.greet(decision.reply)  # type: ignore[arg-type]
+        if decision.verdict is Verdict.DROP:
+            self._session.close()
+        self._await_command()
+        self._pump()
+
+    def _hold_greeting(self) -> None:
+        """Greet, or wait for what is left of the greeting delay: it began at accept."""
+        facts = self._conversation.facts
+        delay_s = self._profile.settings.listen.greeting_delay_s
+        if delay_s and not facts.client.skips_checks and not facts.client.has_pass:
+            facts.has_waited = True
+            left_s = self._accepted_s + delay_s - self._profile.now()
+            if left_s > 0.0:
+                self.life = Life.DELAY
+                self._timer = self._listener.service.loop.call_later(left_s, self._guarded, self._delay_over)
+                return
+            self._delay_over()
+            return
+        self._greet()
+
+    def _delay_over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.life = Life.DECIDING
+        self._decide(Phase.GREETING, self._greeting_decided)
+
+    def _greeting_decided(self, decision: Decision) -> None:
+        self._conversation.apply(decision)
+        if decision.verdict is not Verdict.PASS:
+            self._conversation.log_refusal(decision)
+            self._refuse_greeting(decision)
+        else:
+            self._greet()
+
+    def _greet(self) -> None:
+        self.life = Life.TALKING
+        self._session.greet(self._profile.service.banner(self._profile))
+        self._await_command()
+        self._pump()
+
+    def _decide(self, phase: Phase, then: Callable[[Decision], None]) -> None:
+        """Ask policy; then() is called now, or when the questions are answered."""
+        decision = self._profile.plan.run(phase, self._conversation.facts)
+        if type(decision) is Decision:
+            then(decision)
+        else:
+            self._spawn(self._decide_later(decision, then))  # type: ignore[arg-type]
+
+    async def _decide_later(self, waiting: Round, then: Callable[[Decision], None]) -> None:
+        then(await self._profile.settle(waiting))
+
+    # --- bytes in --------------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._window is not None:
+            return self._window
+        service = self._listener.service
+        return service.window if self._is_in_body else service.command_window
+
+    def buffer_updated(self, size: int) -> None:
+        self._received += size
+        if self.life is not Life.TALKING:
+            self._guarded(self._other_input, size)
+            return
+        session = self._session
+        session.feed(self._listener.service.buffer, size)
+        if self._is_busy or self._is_write_paused:
+            # Not its turn: keep what came, and let the kernel hold back the rest.
+            session.hold()
+            self._pause_reading()
+            return
+        self._pump()
+        session.hold()
+
+    def _other_input(self, size: int) -> None:
+        life = self.life
+        if life is Life.LINGER:
+            if self._received > LINGER_BYTES:
+                self._transport.abort()
+        elif life is Life.PROXY:
+            self._read_proxy(size)
+        elif life is not Life.CLOSED:
+            session = self._session
+            session.feed(self._listener.service.buffer, size)
+            session.hold()
+            self._pause_reading()
+            if life is Life.DELAY:
+                self._conversation.facts.is_early = True
+                self._delay_over()
+
+    def _read_proxy(self, size: int) -> None:
+        service = self._listener.service
+        self._proxy += bytes(service.buffer[:size])
+        wanted = proxy.needed(self._proxy)
+        if wanted > 0:
+            self._window = service.window[:wanted]
+            return
+        header = proxy.parse(self._proxy) if wanted == 0 else None
+        self._window = None
+        if header is None:
+            self._refuse_proxy("malformed header")
+            return
+        self._proxy = b""
+        if header.client is None:
+            # LOCAL and UNKNOWN: the proxy's own connection, a health check.
+            peer = self._raw.get_extra_info("peername")
+            self._begin(Client(Address(peer[0]), peer[1]), self._listener.local_address(self._raw))
+        else:
+            self._begin(Client(header.client, header.client_port, Origin.PROXY), header.local)
+
+    def _refuse_proxy(self, reason: str) -> None:
+        peer = self._raw.get_extra_info("peername") or ("",)
+        self._profile.log.line("proxy_refused", id=self._session_id, client=str(peer[0]), reason=reason)
+        self._raw.abort()
+
+    def eof_received(self) -> bool:
+        """The client has shut down its side.  What it sent before is still answered."""
+        self._is_eof = True
+        if self.life is Life.TALKING and (self._is_busy or self._is_write_paused):
+            # uvloop closes for us unless told not to; under TLS it does so in any case.
+            return True
+        if self.life is Life.LINGER or self._raw is None:
+            return False
+        self._flush()
+        return False
+
+    # --- events and bytes out --------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Pull events until there is no more input, or one has to be waited for; then write once."""
+        session = self._session
+        conversation = self._conversation
+        try:
+            while True:
+                event = session.next_event()
+                if event is None:
+                    if not session.is_full:
+                        break
+                    self._flush()
+                    if self._is_write_paused:
+                        return
+                    continue
+                kind = event.kind
+                if kind == STARTTLS:
+                    wait = self._starttls(event)
+                elif kind == XCLIENT:
+                    wait = self._xclient(event)
+                else:
+                    if kind == QUIT:
+                        self._has_quit = True
+                    wait = HANDLERS[kind](conversation, event)
+                if wait is not None:
+                    self._spawn(wait)
+                    break
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is our defect: 451, logged, and the others live on
+            conversation.failed(error)
+        self._flush()
+        if session.is_closing:
+            self._finish()
+            return
+        self._set_deadline()
+
+    def _flush(self) -> None:
+        if self._session is not None:
+            output = self._session.take()
+            if output:
+                self._transport.write(output)
+
+    def _spawn(self, wait: Coroutine[Any, Any, None]) -> None:
+        """Await something on this connection's behalf; nothing is pulled meanwhile."""
+        self._is_busy = True
+        self._task = self._listener.service.loop.create_task(self._waited(wait))
+
+    async def _waited(self, wait: Coroutine[Any, Any, None]) -> None:
+        try:
+            await wait
+        except Exception as error:  # noqa: BLE001 - as in _pump()
+            self._conversation.failed(error)
+        if self._task is not asyncio.current_task():
+            # What came of this wait waits for something itself.
+            return
+        self._task = None
+        self._is_busy = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The wait is over: pull what came meanwhile, then read on."""
+        if self.life is not Life.TALKING:
+            return
+        if self._is_write_paused:
+            self._flush()
+            return
+        self._pump()
+        if self.life is Life.TALKING and not self._is_busy and not self._is_write_paused:
+            if self._is_eof:
+                self._transport.close()
+            else:
+                self._resume_reading()
+
+    def _guarded(self, function: Callable[..., None], *arguments: object) -> None:
+        """Run what is ours outside the pump; an exception is our defect, and nobody else's trouble."""
+        try:
+            function(*arguments)
+        except Exception as error:  # noqa: BLE001 - as in _pump()
+            if self._conversation is None:
+                self._listener.service.log_failure("connection", error)
+                self._raw.abort()
+                return
+            self._conversation.failed(error)
+            self._flush()
+            self._finish()
+
+    def pause_writing(self) -> None:
+        """The client doesn't read its replies: stop taking its commands."""
+        self._is_write_paused = True
+        self._pause_reading()
+
+    def resume_writing(self) -> None:
+        self._is_write_paused = False
+        if not self._is_busy:
+            self._go_on()
+
+    def _pause_reading(self) -> None:
+        if self._is_reading and not self._raw.is_closing():
+            self._is_reading = False
+            self._raw.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if not self._is_reading and not self._raw.is_closing():
+            self._is_reading = True
+            self._raw.resume_reading()
+
+    # --- XCLIENT and TLS -------------------------------------------------------------------------
+
+    def _xclient(self, event: Event) -> Wait:
+        """A trusted front tells who the client is: everything starts over with that client."""
+        conversation = self._conversation
+        told = xclient.read(event.attributes, conversation.facts.client)
+        if told is None:
+            self._session.reply(reply.SYNTAX_ERROR)
+            return None
+        facts = conversation.facts
+        conversation.restart()
+        self._uncount()
+        facts.client = told.client
+        facts.local_address = told.local_address or facts.local_address
+        self._profile.log.line("xclient", id=facts.session_id, client=told.client.address.text, name=told.client.name)
+        return self._reintroduce(told.helo)
+
+    async def _reintroduce(self, helo: bytes) -> None:
+        session = self._session
+        conversation = self._conversation
+        profile = self._profile
+        facts = conversation.facts
+        conversation.apply(await profile.settle(profile.plan.run(Phase.CLIENT, facts)))
+        self._count(facts)
+        decision = await profile.settle(profile.plan.run(Phase.CONNECT, facts))
+        conversation.apply(decision)
+        facts.helo = helo
+        if decision.reply is None:
+            session.reply(profile.service.banner(profile))
+        else:
+            conversation.log_refusal(decision)
+            session.reply(decision.reply)
+            session.close()
+
+    def _starttls(self, event: Event) -> Wait:
+        return self._allow_handshake(self._starttls_decided)
+
+    def _allow_handshake(self, then: Callable[[Decision], None]) -> Wait:
+        """Ask policy whether this client may have a handshake now."""
+        profile = self._profile
+        facts = self._conversation.facts
+        if profile.counts_handshakes:
+            facts.client.rates[Token.HANDSHAKES] = profile.rate(facts.client, Token.HANDSHAKES)
+        decision = profile.plan.run(Phase.STARTTLS, facts)
+        if type(decision) is Decision:
+            then(decision)
+            return None
+        return self._decide_later(decision, then)  # type: ignore[arg-type]
+
+    def _starttls_decided(self, decision: Decision) -> None:
+        conversation = self._conversation
+        conversation.apply(decision)
+        if decision.reply is not None:
+            conversation.log_refusal(decision)
+            self._session.reply(decision.reply)
+            return
+        conversation.restart()
+        # Reading stops here, before anything is scheduled: what the client sends now is its handshake.
+        self._session.reply(reply.START_TLS)
+        self._handshake()
+
+    def _before_handshake(self) -> None:
+        wait = self._allow_handshake(self._implicit_decided)
+        if wait is not None:
+            self._spawn(wait)
+
+    def _implicit_decided(self, decision: Decision) -> None:
+        self._conversation.apply(decision)
+        if decision.reply is not None:
+            self._conversation.log_refusal(decision)
+            self._raw.close()
+            return
+        self._handshake()
+
+    def _handshake(self) -> None:
+        raise NotImplementedError
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def _await_command(self) -> None:
+        self._commands = self._session.commands
+        self.deadline = min(self._profile.now() + COMMAND_S, self._session_deadline)
+
+    def _set_deadline(self) -> None:
+        """A deadline is for a whole command line, or for the bytes of RATE_WINDOW_S; a read alone moves nothing."""
+        session = self._session
+        if session.is_body:
+            if not self._is_in_body:
+                self._is_in_body = True
+                now = self._profile.now()
+                self._body_mark = self._received
+                if self._transaction_deadline is NEVER:
+                    self._transaction_deadline = now + self._profile.settings.limits.transaction_s
+                self.deadline = min(now + RATE_WINDOW_S, self._session_deadline, self._transaction_deadline)
+            return
+        self._is_in_body = False
+        if self._is_busy:
+            # The wait is ours; what we wait for has a deadline of its own.
+            self.deadline = NEVER
+        elif session.commands != self._commands or self.deadline is NEVER:
+            self._commands = session.commands
+            now = self._profile.now()
+            if self._conversation.facts.envelope is None:
+                self._transaction_deadline = NEVER
+            elif self._transaction_deadline is NEVER:
+                self._transaction_deadline = now + self._profile.settings.limits.transaction_s
+            self.deadline = min(now + COMMAND_S, self._session_deadline, self._transaction_deadline)
+
+    def expired(self, now: float) -> None:
+        """Called by the tick when the deadline has passed."""
+        life = self.life
+        if life is Life.LINGER or life is Life.CLOSED:
+            self._raw.abort()
+        elif life is Life.PROXY:
+            self._refuse_proxy("no header in time")
+        elif life is not Life.TALKING:
+            self._raw.abort()
+        elif now >= self._session_deadline:
+            self._time_out(reply.SESSION_TOO_LONG, "session")
+        elif now >= self._transaction_deadline:
+            self._time_out(reply.TRANSACTION_TOO_LONG, "transaction")
+        elif self._is_in_body:
+            self._check_rate(now)
+        else:
+            self._time_out(reply.IDLE_TOO_LONG, "command")
+
+    def is_idle_since(self, now: float) -> float:
+        """Seconds that this connection has waited for a command; 0.0 when it waits for something else."""
+        if self.life is not Life.TALKING or self._is_busy or self._is_in_body:
+            return 0.0
+        return now - (self.deadline - COMMAND_S)
+
+    def _check_rate(self, now: float) -> None:
+        arrived = self._received - self._body_mark
+        if arrived < self._profile.settings.limits.minimum_bytes_per_s * RATE_WINDOW_S:
+            self._time_out(reply.TOO_SLOW, "rate")
+            return
+        self._body_mark = self._received
+        self.deadline = min(now + RATE_WINDOW_S, self._session_deadline, self._transaction_deadline)
+
+    def _time_out(self, last: reply.Reply, what: str) -> None:
+        facts = self._conversation.facts
+        self._conversation.has_logged = True
+        self._profile.log.line(
+            "timeout", id=facts.session_id, client=facts.client.address.text, what=what, code=last.code,
+            received=self._received,
+        )  # fmt: skip
+        self.say_goodbye(last)
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def say_goodbye(self, last: reply.Reply) -> None:
+        """Tell the client why, and close: the transaction is dropped, unless the sink has it already."""
+        if self.life is not Life.TALKING:
+            self._raw.abort()
+            return
+        self._conversation.give_up()
+        self._session.close(last)
+        self._flush()
+        self._finish()
+
+    def abort(self) -> None:
+        """Close without a word."""
+        self._raw.abort()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is open: a draining server may send this client away."""
+        if self.life is not Life.TALKING:
+            return self.life is not Life.LINGER
+        return not self._is_busy and not self._is_in_body and self._conversation.facts.envelope is None
+
+    def _finish(self) -> None:
+        """The last reply is written.  Shut our side, drop what still comes, close: else a reset eats the reply."""
+        if self.life >= Life.LINGER:
+            return
+        transport = self._transport
+        self.life = Life.LINGER
+        self.deadline = self._profile.now() + LINGER_S
+        if self._is_eof or transport.is_closing():
+            transport.close()
+        elif self._has_quit:
+            # The client has said all it wanted, and waits for our close.
+            transport.close()
+        elif transport is not self._raw:
+            # Under TLS closing sends close_notify and reads on until the client's; start_tls bounds it.
+            self._resume_reading()
+            transport.close()
+        else:
+            self._received = 0
+            self._resume_reading()
+            transport.write_eof()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.life = Life.CLOSED
+        self._is_reading = False
+        self._listener.closed(self)
+        self._uncount()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        conversation = self._conversation
+        if conversation is None:
+            return
+        if self._task is not None and not conversation.is_committing:
+            self._task.cancel()
+        conversation.give_up()
+        if not conversation.has_logged:
+            facts = conversation.facts
+            self._profile.log.line(
+                "disconnect", id=facts.session_id, client=facts.client.address.text, helo=facts.helo,
+                commands=self._session.commands, received=self._received,
+            )  # fmt: skip

@@ -1,0 +1,479 @@
+"""One client's conversation: events of the session to policy, sink and log, and their answers back.
+
+Sees no socket.  A handler answers at once and returns None, or returns a
+coroutine that the connection awaits before it pulls the next event.  Whatever
+is decided here was decided by a stage or by the sink; this file only carries.
+
+Rank 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from fastsmtp import _session, reply
+from fastsmtp._body import HeaderScanner
+from fastsmtp._session import Event, Session
+from fastsmtp.errors import NextHopDown, NextHopGarbled, StorageFull, TemporaryError
+from fastsmtp.message import Envelope, Recipient
+from fastsmtp.policy.decision import (
+    AddHeader,
+    Decision,
+    Delay,
+    Effect,
+    Grant,
+    GrantPass,
+    Route,
+    Tag,
+    TakeToken,
+    Token,
+    Verdict,
+)
+from fastsmtp.policy.facts import Facts, Phase
+from fastsmtp.policy.runner import Plan, Round
+from fastsmtp.reply import Reply
+from fastsmtp.sink import Transaction
+
+if TYPE_CHECKING:
+    from fastsmtp.smtp.profile import Profile
+
+Wait = Coroutine[Any, Any, None] | None
+
+# What a client is told when the world failed; the text of the exception stays in the log.
+_WORLD = (
+    (StorageFull, reply.STORAGE_FULL),
+    (NextHopDown, reply.NEXT_HOP_DOWN),
+    (NextHopGarbled, reply.NEXT_HOP_GARBLED),
+)
+
+
+class Conversation:
+    """The state of one session above the wire.
+
+    facts        what policy knows; this class fills it
+    transaction  the sink's, open from the first accepted recipient to commit's answer
+    is_committing   the message is with the sink and its answer is on the way: a lost client doesn't stop it
+    has_logged   at least one line tells of this session
+    """
+
+    __slots__ = (
+        "_began_s", "_headers", "_profile", "_pass_s", "_path", "_plan", "_route", "_scanner",
+        "facts", "has_logged", "is_committing", "session", "transaction",
+    )  # fmt: skip
+
+    def __init__(self, profile: Profile, session: Session, facts: Facts) -> None:
+        self._profile = profile
+        self._plan = profile.plan
+        self.session = session
+        self.facts = facts
+        self.transaction: Transaction | None = None
+        self.is_committing = False
+        self.has_logged = False
+        self._scanner: HeaderScanner | None = None
+        self._headers: list[bytes] | None = None
+        self._route: Route | None = None
+        self._pass_s = 0.0
+        self._began_s = 0.0
+
+    # --- the events ------------------------------------------------------------------------------
+
+    def helo(self, event: Event) -> Wait:
+        self.facts.helo = event.name
+        self.facts.is_extended = event.is_extended
+        return self._decide(Phase.HELO, event, self._helo_decided)
+
+    def _helo_decided(self, event: Event, decision: Decision) -> Wait:
+        return self._answer(decision, reply.OK)
+
+    def mail(self, event: Event) -> Wait:
+        facts = self.facts
+        profile = self._profile
+        facts.sender = event.path
+        facts.declared_bytes = event.size_bytes
+        self._began_s = profile.now()
+        if profile.counts_messages:
+            facts.client.rates[Token.MESSAGES] = profile.rate(facts.client, Token.MESSAGES)
+        return self._decide(Phase.MAIL, event, self._mail_decided)
+
+    def _mail_decided(self, event: Event, decision: Decision) -> Wait:
+        path = event.path
+        if decision.verdict is Verdict.PASS:
+            self.facts.envelope = Envelope(
+                path.address,
+                path.domain,
+                size_bytes=event.size_bytes,
+                body=event.body,
+                is_smtputf8=event.is_smtputf8,
+                ret=event.ret,
+                envid=event.envid,
+            )
+        return self._answer(decision, reply.SENDER_OK)
+
+    def rcpt(self, event: Event) -> Wait:
+        facts = self.facts
+        profile = self._profile
+        facts.recipient = event.path
+        if profile.counts_recipients:
+            facts.client.rates[Token.RECIPIENTS] = profile.rate(facts.client, Token.RECIPIENTS)
+        return self._decide(Phase.RCPT, event, self._rcpt_decided)
+
+    def _rcpt_decided(self, event: Event, decision: Decision) -> Wait:
+        if decision.verdict is not Verdict.PASS:
+            return self._answer(decision, reply.RECIPIENT_OK)
+        delay_s = self._apply(decision.effects)
+        facts = self.facts
+        route = self._route
+        envelope = facts.envelope
+        if route is None or envelope is None:
+            raise RuntimeError("a recipient passed without a route")
+        path = event.path
+        address, domain = path.address, path.domain
+        if not domain:
+            # <postmaster> gets our own domain: no transport can do without one.
+            address = self._profile.settings.postmaster
+            domain = address.rpartition(b"@")[2]
+        recipient = Recipient(address, domain, event.notify, event.orcpt, route.deliver, route.pass_client)
+        transaction = self.transaction
+        if transaction is None:
+            self.transaction = transaction = self._profile.sink.open(envelope, facts)
+        answer = transaction.add(recipient)
+        if answer is None or type(answer) is Reply:
+            if not delay_s:
+                self._rcpt_answered(recipient, answer)
+                return None
+            return self._rcpt_later(recipient, answer, delay_s)
+        return self._rcpt_later(recipient, answer, delay_s)
+
+    async def _rcpt_later(
+        self, recipient: Recipient, answer: Reply | None | Awaitable[Reply | None], delay_s: float
+    ) -> None:
+        if answer is not None and type(answer) is not Reply:
+            answer = await self._asked(answer)  # type: ignore[arg-type]
+        if delay_s:
+            await self._profile.sleep(delay_s)
+        self._rcpt_answered(recipient, answer)  # type: ignore[arg-type]
+
+    def _rcpt_answered(self, recipient: Recipient, answer: Reply | None) -> None:
+        if answer is None:
+            self.facts.envelope.recipients.append(recipient)  # type: ignore[union-attr]
+            self.session.reply(reply.RECIPIENT_OK)
+        else:
+            self._log_refusal(answer, "sink")
+            self.session.reply(answer)
+
+    def data(self, event: Event) -> Wait:
+        return self._decide(Phase.DATA, event, self._data_decided)
+
+    def _data_decided(self, event: Event, decision: Decision) -> Wait:
+        positive = reply.OK if event.is_chunked else reply.START_DATA
+        if decision.verdict is not Verdict.PASS:
+            self._abort()
+            return self._answer(decision, positive)
+        delay_s = self._apply(decision.effects)
+        transaction = self.transaction
+        if transaction is None:
+            raise RuntimeError("DATA without a transaction")
+        self._scanner = HeaderScanner()
+        answer = transaction.begin(self.facts)
+        if answer is None and not delay_s:
+            self.session.reply(positive)
+            return None
+        return self._data_later(answer, positive, delay_s)
+
+    async def _data_later(
+        self, answer: Reply | None | Awaitable[Reply | None], positive: Reply, delay_s: float
+    ) -> None:
+        if answer is not None and type(answer) is not Reply:
+            answer = await self._asked(answer)  # type: ignore[arg-type]
+        if delay_s:
+            await self._profile.sleep(delay_s)
+        if answer is not None:
+            self._log_refusal(answer, "sink")  # type: ignore[arg-type]
+            self._abort()
+        self.session.reply(positive if answer is None else answer)  # type: ignore[arg-type]
+
+    def body(self, event: Event) -> Wait:
+        chunk = event.chunk
+        self._scanner.feed(chunk)  # type: ignore[union-attr]
+        wait = self.transaction.write(chunk)  # type: ignore[union-attr]
+        return None if wait is None else self._written(wait)
+
+    async def _written(self, wait: Awaitable[None]) -> None:
+        await wait
+
+    def end(self, event: Event) -> Wait:
+        facts = self.facts
+        facts.size_bytes = event.size_bytes
+        facts.header = self._scanner.finish()  # type: ignore[union-attr]
+        self._scanner = None
+        return self._decide(Phase.END, event, self._end_decided)
+
+    def _end_decided(self, event: Event, decision: Decision) -> Wait:
+        if decision.verdict is not Verdict.PASS:
+            self._abort()
+            self._forget()
+            return self._answer(decision, reply.OK)
+        delay_s = self._apply(decision.effects)
+        profile = self._profile
+        facts = self.facts
+        transaction = self.transaction
+        if transaction is None:
+            raise RuntimeError("the end of a message without a transaction")
+        prefix = profile.received.field(facts, f"{facts.session_id}.{facts.messages + 1}")
+        if self._headers is not None:
+            prefix = b"".join((prefix, *self._headers))
+        answer = transaction.commit(prefix)
+        if type(answer) is Reply and not delay_s:
+            self.transaction = None
+            self._committed(answer)
+            return None
+        self.is_committing = True
+        return self._commit_later(answer, delay_s)
+
+    async def _commit_later(self, answer: Reply | Awaitable[Reply], delay_s: float) -> None:
+        try:
+            if type(answer) is not Reply:
+                answer = await self._asked(answer)  # type: ignore[arg-type, assignment]
+        finally:
+            # The answer is known, or the sink has failed and given the message up.
+            self.is_committing = False
+        self.transaction = None
+        if delay_s:
+            await self._profile.sleep(delay_s)
+        self._committed(answer)  # type: ignore[arg-type]
+
+    def _committed(self, answer: Reply) -> None:
+        facts = self.facts
+        if answer.is_positive:
+            facts.messages += 1
+            profile = self._profile
+            if self._pass_s:
+                profile.grant_pass(facts.client, self._pass_s)
+            self.has_logged = True
+            envelope = facts.envelope
+            recipients = envelope.recipients  # type: ignore[union-attr]
+            tls = facts.tls
+            profile.log.line(
+                "message",
+                id=facts.session_id,
+                client=facts.client.address.text,
+                helo=facts.helo,
+                sender=envelope.sender,  # type: ignore[union-attr]
+                recipient=recipients[0].address,
+                recipients=len(recipients),
+                size=facts.size_bytes,
+                tls="" if tls is None else tls.protocol,
+                took_ms=(profile.now() - self._began_s) * 1000.0,
+                code=answer.code,
+            )
+        else:
+            self._log_refusal(answer, "sink")
+        self._forget()
+        self.session.reply(answer)
+
+    def reset(self, event: Event) -> Wait:
+        self._abort()
+        self._forget()
+        return None
+
+    def violation(self, event: Event) -> Wait:
+        facts = self.facts
+        self.has_logged = True
+        self._profile.log.line(
+            "violation",
+            id=facts.session_id,
+            client=facts.client.address.text,
+            violation=event.violation,
+            code=event.reply.code,
+            enhanced=event.reply.enhanced,
+            fatal=event.is_fatal,
+        )
+        if event.is_fatal:
+            self.give_up()
+        return None
+
+    def quit(self, event: Event) -> Wait:
+        self.give_up()
+        return None
+
+    # --- what they share -------------------------------------------------------------------------
+
+    def _decide(self, phase: Phase, event: Event, then: Callable[[Event, Decision], Wait]) -> Wait:
+        decision = self._plan.run(phase, self.facts)
+        if type(decision) is Decision:
+            return then(event, decision)
+        return self._decide_later(decision, event, then)  # type: ignore[arg-type]
+
+    async def _decide_later(
+        self, waiting: Round, event: Event, then: Callable[[Event, Decision], Wait]
+    ) -> None:
+        wait = then(event, await self._profile.settle(waiting))
+        if wait is not None:
+            await wait
+
+    def _answer(self, decision: Decision, positive: Reply) -> Wait:
+        """The decision's own reply, or the positive one; held back where an effect says so."""
+        delay_s = self._apply(decision.effects) if decision.effects else 0.0
+        if delay_s:
+            return self._answer_later(decision, positive, delay_s)
+        self._answer_now(decision, positive)
+        return None
+
+    async def _answer_later(self, decision: Decision, positive: Reply, delay_s: float) -> None:
+        await self._profile.sleep(delay_s)
+        self._answer_now(decision, positive)
+
+    def _answer_now(self, decision: Decision, positive: Reply) -> None:
+        refusal = decision.reply
+        if refusal is None:
+            self.session.reply(positive)
+            return
+        self._log_refusal(refusal, decision.stage)
+        self.session.reply(refusal)
+        if decision.verdict is Verdict.DROP:
+            self.give_up()
+            self.session.close()
+
+    def _apply(self, effects: tuple[Effect, ...]) -> float:
+        """Carry the effects out; returns for how many seconds the reply is held back."""
+        delay_s = 0.0
+        facts = self.facts
+        for effect in effects:
+            kind = type(effect)
+            if kind is Route:
+                self._route = effect  # type: ignore[assignment]
+            elif kind is TakeToken:
+                self._profile.take(facts.client, effect.token)  # type: ignore[attr-defined]
+            elif kind is Delay:
+                delay_s = max(delay_s, effect.seconds)  # type: ignore[attr-defined]
+            elif kind is Grant:
+                facts.client.may_relay = effect.may_relay  # type: ignore[attr-defined]
+                facts.client.skips_checks = effect.skips_checks  # type: ignore[attr-defined]
+            elif kind is AddHeader:
+                self._headers = self._headers or []
+                self._headers.append(f"{effect.name}: {effect.value}\r\n".encode())  # type: ignore[attr-defined]
+            elif kind is Tag:
+                facts.tags[effect.name] = effect.value  # type: ignore[attr-defined]
+                facts.score += effect.score  # type: ignore[attr-defined]
+            elif kind is GrantPass:
+                self._pass_s = effect.seconds  # type: ignore[attr-defined]
+        return delay_s
+
+    def apply(self, decision: Decision) -> float:
+        """For the phases before the first command: effects of a decision that the connection took."""
+        return self._apply(decision.effects)
+
+    async def _asked(self, awaitable: Awaitable[Any]) -> Any:
+        """The sink's answer; the world's failures are answers as well."""
+        try:
+            return await awaitable
+        except TemporaryError as error:
+            return self._world_failed(error)
+
+    def _world_failed(self, error: TemporaryError) -> Reply:
+        """What the client is told of a failure outside; the transaction is given up."""
+        facts = self.facts
+        self.has_logged = True
+        self._profile.log.line(
+            "sink_failed",
+            id=facts.session_id,
+            client=facts.client.address.text,
+            reason=f"{type(error).__name__}: {error}",
+        )
+        self._abort()
+        for kind, answer in _WORLD:
+            if isinstance(error, kind):
+                return answer
+        return reply.OUR_DEFECT
+
+    def _log_refusal(self, refusal: Reply, stage: str) -> None:
+        facts = self.facts
+        self.has_logged = True
+        self._profile.log.line(
+            "reject" if refusal.is_permanent else "defer",
+            id=facts.session_id,
+            client=facts.client.address.text,
+            helo=facts.helo,
+            sender=b"" if facts.sender is None else facts.sender.address,
+            recipient=b"" if facts.recipient is None else facts.recipient.address,
+            stage=stage,
+            code=refusal.code,
+            enhanced=refusal.enhanced,
+            reason=refusal.lines[-1],
+        )
+
+    def log_refusal(self, decision: Decision) -> None:
+        """For the phases before the first command."""
+        if decision.reply is not None:
+            self._log_refusal(decision.reply, decision.stage)
+
+    def _abort(self) -> None:
+        transaction = self.transaction
+        if transaction is not None:
+            self.transaction = None
+            transaction.abort()
+
+    def _forget(self) -> None:
+        """The transaction is over; what it taught is gone (RFC 5321 section 4.1.1.5)."""
+        facts = self.facts
+        facts.envelope = None
+        facts.sender = None
+        facts.recipient = None
+        facts.header = None
+        self._scanner = None
+        self._headers = None
+        self._route = None
+        self._pass_s = 0.0
+
+    def give_up(self) -> None:
+        """The client is gone or goes: what it has not finished is dropped, but never a message that the sink has."""
+        if not self.is_committing:
+            self._abort()
+            self._forget()
+
+    def restart(self) -> None:
+        """After a TLS handshake or XCLIENT the session starts over (RFC 3207 section 4.2)."""
+        self.give_up()
+        facts = self.facts
+        facts.helo = b""
+        facts.is_extended = False
+
+    def failed(self, error: Exception) -> None:
+        """An exception came out of a handler or a wait.
+
+        The world's failures have a reply of their own.  Any other is our defect: the client gets
+        451 4.3.0 with the id, the log gets the rest.
+        """
+        session = self.session
+        if isinstance(error, TemporaryError):
+            answer = self._world_failed(error)
+        else:
+            answer = reply.OUR_DEFECT
+            self.has_logged = True
+            self._profile.log_defect(self.facts, error)
+        self._abort()
+        if session.is_open:
+            session.reply(answer)
+        else:
+            # In the middle of a body there is no event to answer, and the rest of it must not be read as commands.
+            session.close(answer)
+
+
+def _unexpected(self: Conversation, event: Event) -> Wait:
+    raise RuntimeError(f"an event that nobody handles: {event.kind}")
+
+
+_BY_KIND: dict[int, Callable[[Conversation, Event], Wait]] = {
+    _session.HELO: Conversation.helo,
+    _session.MAIL: Conversation.mail,
+    _session.RCPT: Conversation.rcpt,
+    _session.DATA: Conversation.data,
+    _session.BODY: Conversation.body,
+    _session.END: Conversation.end,
+    _session.RESET: Conversation.reset,
+    _session.VIOLATION: Conversation.violation,
+    _session.QUIT: Conversation.quit,
+}
+# By event kind; STARTTLS and XCLIENT are the connection's.
+HANDLERS = tuple(_BY_KIND.get(kind, _unexpected) for kind in range(len(_session.EVENT_NAMES)))

@@ -1,0 +1,127 @@
+"""One listener's settings with everything that its connections share, made ready once.
+
+Frozen: a reload makes a new Profile, and a connection keeps the one that it got
+at accept.  Rank 8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import TYPE_CHECKING
+
+from fastsmtp._session import Terms
+from fastsmtp.config.settings import Settings
+from fastsmtp.policy.decision import Decision, Token
+from fastsmtp.policy.facts import Client, Facts
+from fastsmtp.policy.rules import STAGES
+from fastsmtp.policy.runner import Plan, Round
+from fastsmtp.policy.stage import Stage
+from fastsmtp.smtp.received import ReceivedWriter
+
+if TYPE_CHECKING:
+    from fastsmtp.smtp.service import Service
+    from fastsmtp.tls import ServerTls
+
+# How many lines of a traceback a log line carries: the innermost ones tell what broke.
+_TRACEBACK_LINES = 12
+
+
+class Profile:
+    """What the connections of one listener share.
+
+    terms          what the session offers; xclient_terms for clients that may use XCLIENT
+    tls            the TLS engine, or None when the listener has tls = "off"
+    counts_*       whether a limit asks for this rate, so that nothing is looked up for nothing
+    """
+
+    __slots__ = (
+        "banner_name", "counters", "counts_connections", "counts_handshakes", "counts_messages",
+        "counts_recipients", "log", "now", "plan", "received", "service", "settings", "sink", "terms", "tls",
+        "xclient_terms",
+    )  # fmt: skip
+
+    def __init__(self, service: Service, settings: Settings, tls: ServerTls | None) -> None:
+        limits = settings.limits
+        self.service = service
+        self.settings = settings
+        self.tls = tls
+        self.sink = service.sink
+        self.log = service.log
+        self.counters = service.counters
+        self.now = service.now
+        self.plan = Plan(STAGES, settings, observer=service.observer, report=self)
+        self.terms = session_terms(settings, has_tls=tls is not None, is_xclient_allowed=False)
+        self.xclient_terms = session_terms(settings, has_tls=tls is not None, is_xclient_allowed=True)
+        self.received = ReceivedWriter(settings.hostname, service.wall)
+        self.counts_connections = limits.connections_per_client_per_min > 0
+        self.counts_messages = limits.messages_per_client_per_min > 0
+        self.counts_recipients = limits.recipients_per_client_per_min > 0
+        self.counts_handshakes = limits.handshakes_per_client_per_min > 0
+
+    def rate(self, client: Client, token: Token) -> int:
+        """Events of this client in the last minute."""
+        return self.counters.rate(client.address.key, token, self.now())
+
+    def take(self, client: Client, token: Token) -> None:
+        self.counters.take(client.address.key, token, self.now())
+
+    def grant_pass(self, client: Client, seconds: float) -> None:
+        self.counters.grant_pass(client.address.key, self.now() + seconds)
+
+    async def settle(self, waiting: Decision | Round) -> Decision:
+        """Ask round after round until there is a decision."""
+        while type(waiting) is not Decision:
+            waiting = waiting.resume(await self.service.ask(waiting.questions))  # type: ignore[union-attr]
+        return waiting
+
+    async def sleep(self, seconds: float) -> None:
+        """A tarpit's delay."""
+        await asyncio.sleep(seconds)
+
+    # --- runner.Report ---------------------------------------------------------------------------
+
+    def defect(self, facts: Facts, stage: Stage, error: Exception) -> None:
+        self.log_defect(facts, error, stage.name)
+
+    def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
+        refusal = decision.reply
+        self.log.line(
+            "observed",
+            id=facts.session_id,
+            client=facts.client.address.text,
+            helo=facts.helo,
+            sender=b"" if facts.sender is None else facts.sender.address,
+            recipient=b"" if facts.recipient is None else facts.recipient.address,
+            stage=stage.name,
+            code=0 if refusal is None else refusal.code,
+            enhanced="" if refusal is None else refusal.enhanced,
+        )
+
+    def log_defect(self, facts: Facts, error: BaseException, stage: str = "") -> None:
+        """An exception of ours, with its traceback in one field."""
+        lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+        self.log.line(
+            "defect",
+            id=facts.session_id,
+            client=facts.client.address.text,
+            stage=stage,
+            error=f"{type(error).__name__}: {error}",
+            traceback="\n".join(lines[-_TRACEBACK_LINES:]),
+        )
+
+
+def session_terms(settings: Settings, *, has_tls: bool, is_xclient_allowed: bool) -> Terms:
+    """What a session of this listener offers and enforces."""
+    limits = settings.limits
+    mode = settings.listen.tls
+    return Terms(
+        hostname=settings.hostname,
+        message_bytes=limits.message_bytes,
+        recipients=limits.recipients,
+        errors=limits.errors,
+        is_starttls_offered=has_tls and mode in ("starttls", "required"),
+        is_tls_required=has_tls and mode == "required",
+        is_normalizing=settings.listen.bare_newline == "normalize",
+        is_xclient_allowed=is_xclient_allowed,
+    )

@@ -1,0 +1,227 @@
+"""Everything that one event loop needs to serve SMTP.
+
+No fork, no thread, no signal handler and no set-up of logging: the supervisor's
+workers and the library's Server put this into a loop and give it the outside
+world (clock, randomness, counters, log, sink, listening sockets).
+
+Rank 8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastsmtp import reply
+from fastsmtp._counters import Region
+from fastsmtp.config.settings import Settings
+from fastsmtp.log import Log
+from fastsmtp.policy.runner import Observer
+from fastsmtp.policy.stage import Failed, Question
+from fastsmtp.sink import Sink
+from fastsmtp.smtp.connection import STRESSED_COMMAND_S, Connection
+from fastsmtp.smtp.ids import SessionIds
+from fastsmtp.smtp.listener import Listener
+from fastsmtp.smtp.profile import Profile
+
+if TYPE_CHECKING:
+    from fastsmtp.tls import ServerTls
+
+# The read window inside a body, and while commands are expected.  What a client sends while it has to wait is kept
+# up to one window, so the small one bounds what a tarpitted client costs.
+WINDOW_BYTES = 65_536
+COMMAND_WINDOW_BYTES = 4_096
+TICK_S = 0.5
+# Postfix's stress begins when all server processes are taken; we begin a little earlier.
+STRESS_SHARE = 0.8
+# Descriptors kept for log, spool files, next hops and the loop itself.
+DESCRIPTORS_KEPT = 64
+
+Ask = Callable[[tuple[Question, ...]], Awaitable[Mapping[Question, Any]]]
+
+
+class Service:
+    """Serves listeners until drained.
+
+    settings     one a listener; tls beside it, None where the listener has none
+    counters     this worker's region of the shared counters
+    worker       its number, part of the session ids
+    now, wall    monotonic and wall clock, seconds
+    descriptors  how many open files this process may have; None: no limit
+    ask          answers the policy's questions, as a mapping; a question that is not in it has failed
+    observer     told of every stage that ran
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Sequence[Settings],
+        log: Log,
+        counters: Region,
+        sink: Sink,
+        tls: Sequence[ServerTls | None] = (),
+        worker: int = 0,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        descriptors: int | None = None,
+        ask: Ask | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.log = log
+        self.counters = counters
+        self.sink = sink
+        self.now = now
+        self.wall = wall
+        self.ask: Ask = ask or _no_engine
+        self.observer = observer
+        self.ids = SessionIds(worker, wall)
+        self.buffer = bytearray(WINDOW_BYTES)
+        self.window = memoryview(self.buffer)
+        self.command_window = self.window[:COMMAND_WINDOW_BYTES]
+        # A paused transport and its protocol are a cycle that nothing else refers to: without this set the next
+        # garbage collection closes the connection.
+        self.connections: set[Connection] = set()
+        self.is_draining = False
+        self.is_stressed = False
+        self._tls = list(tls) or [None] * len(settings)
+        self._profiles = self._make_profiles(settings)
+        self._banners: dict[str, reply.Reply] = {}
+        self._listeners: list[Listener] = []
+        self._capacity = None if descriptors is None else max(1, descriptors - DESCRIPTORS_KEPT)
+        self._connections_max = min((s.limits.connections for s in settings), default=0)
+        self._timer = self.loop.call_later(TICK_S, self._tick)
+        self._empty: asyncio.Event = asyncio.Event()
+        self._opening: set[asyncio.Task[None]] = set()
+
+    def _make_profiles(self, settings: Sequence[Settings]) -> list[Profile]:
+        return [Profile(self, one, self._tls[at]) for at, one in enumerate(settings)]
+
+    async def listen(self, at: int, sock: socket.socket) -> None:
+        """Accept on this bound socket with the settings of listener `at`.  The service owns the socket now."""
+        listener = Listener(self, at, self._profiles[at], sock)
+        await listener.open()
+        self._listeners.append(listener)
+
+    def update(self, settings: Sequence[Settings]) -> None:
+        """New settings, as many as before, for the connections that are accepted from now on."""
+        if len(settings) != len(self._profiles):
+            raise ValueError("listeners can't be added or removed in place")
+        self._profiles = self._make_profiles(settings)
+        self._connections_max = min((s.limits.connections for s in settings), default=0)
+        for listener in self._listeners:
+            listener.profile = self._profiles[listener.at]
+
+    def banner(self, profile: Profile) -> reply.Reply:
+        name = profile.settings.hostname
+        banner = self._banners.get(name)
+        if banner is None:
+            banner = self._banners[name] = reply.banner(name)
+        return banner
+
+    # --- called by connections -------------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        if self._capacity is not None and len(self.connections) >= self._capacity:
+            self._pause()
+
+    def closed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if self.is_draining and not self.connections:
+            self._empty.set()
+
+    def log_failure(self, what: str, error: BaseException) -> None:
+        """An exception of ours that belongs to no session."""
+        self.log.line("failure", what=what, error=f"{type(error).__name__}: {error}")
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Every TICK_S: deadlines, heartbeat, stress, log.  One timer a worker, whatever the number of connections."""
+        self._timer = self.loop.call_later(TICK_S, self._tick)
+        now = self.now()
+        self.counters.beat(now)
+        self._feel_stress()
+        for connection in [c for c in self.connections if c.deadline <= now]:
+            self._expire(connection, now)
+        if self.is_stressed:
+            for connection in [c for c in self.connections if c.is_idle_since(now) > STRESSED_COMMAND_S]:
+                connection.say_goodbye(reply.OVERLOADED)
+        if self.is_draining:
+            self._send_idle_away()
+        elif self._listeners and self._listeners[0].is_paused and self._has_room():
+            self._go_on()
+        self.log.flush()
+
+    def _expire(self, connection: Connection, now: float) -> None:
+        try:
+            connection.expired(now)
+        except Exception as error:  # noqa: BLE001 - one connection's defect must not stop the clock of all others
+            self.log_failure("deadline", error)
+
+    def _feel_stress(self) -> None:
+        """From the high-water mark on, silent clients make room (Postfix's stress)."""
+        is_stressed = self.counters.connections() > STRESS_SHARE * self._connections_max
+        if is_stressed is not self.is_stressed:
+            self.is_stressed = is_stressed
+            self.log.line("overload", on=is_stressed, connections=self.counters.connections())
+
+    # --- descriptors -----------------------------------------------------------------------------
+
+    def _has_room(self) -> bool:
+        return self._capacity is None or len(self.connections) < self._capacity * 0.95
+
+    def _pause(self) -> None:
+        if any(not listener.is_paused for listener in self._listeners):
+            self.log.line("listener_paused", connections=len(self.connections))
+        for listener in self._listeners:
+            listener.pause()
+
+    def _go_on(self) -> None:
+        self.log.line("listener_resumed", connections=len(self.connections))
+        for listener in self._listeners:
+            task = self.loop.create_task(listener.open())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop accepting, finish transactions, tell idle sessions 421 4.3.2; at the time-out close what is left."""
+        self.is_draining = True
+        for listener in self._listeners:
+            listener.close()
+        if self.connections:
+            self._send_idle_away()
+            try:
+                await asyncio.wait_for(self._empty.wait(), timeout_s)
+            except TimeoutError:
+                self.log.line("drain_timeout", connections=len(self.connections))
+        await self.close()
+
+    def _send_idle_away(self) -> None:
+        for connection in [c for c in self.connections if c.is_idle]:
+            connection.say_goodbye(reply.SHUTTING_DOWN)
+
+    async def close(self) -> None:
+        """Close everything now."""
+        self.is_draining = True
+        self._timer.cancel()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for connection in list(self.connections):
+            connection.abort()
+        for _ in range(3):
+            # connection_lost is called by the loop in one of its next turns.
+            await asyncio.sleep(0)
+        await self.sink.close()
+        self.log.flush()
+
+
+async def _no_engine(questions: tuple[Question, ...]) -> Mapping[Question, Any]:
+    return {question: Failed("nobody answers questions here") for question in questions}

@@ -437,9 +437,12 @@ class Connection(asyncio.BufferedProtocol):
         facts = conversation.facts
         conversation.restart()
         self._uncount()
-        facts.client = told.client
         facts.local_address = told.local_address or facts.local_address
-        self._profile.log.line("xclient", id=facts.session_id, client=told.client.address.text, name=told.client.name)
+        self._profile.log.line(
+            "xclient", id=facts.session_id, client=facts.client.address.text, found=told.client.address.text,
+            what=told.client.name or None,
+        )  # fmt: skip
+        facts.client = told.client
         return self._reintroduce(told.helo)
 
     async def _reintroduce(self, helo: bytes) -> None:
@@ -543,9 +546,9 @@ class Connection(asyncio.BufferedProtocol):
         elif life is not Life.TALKING:
             self._raw.abort()
         elif now >= self._session_deadline:
-            self._time_out(reply.SESSION_TOO_LONG, "session")
+            self._time_out(reply.SESSION_TOO_LONG, "limits.session_s")
         elif now >= self._transaction_deadline:
-            self._time_out(reply.TRANSACTION_TOO_LONG, "transaction")
+            self._time_out(reply.TRANSACTION_TOO_LONG, "limits.transaction_s")
         elif self._is_in_body:
             self._check_rate(now)
         else:
@@ -560,18 +563,23 @@ class Connection(asyncio.BufferedProtocol):
     def _check_rate(self, now: float) -> None:
         arrived = self._received - self._body_mark
         if arrived < self._profile.settings.limits.minimum_bytes_per_s * RATE_WINDOW_S:
-            self._time_out(reply.TOO_SLOW, "rate")
+            self._time_out(reply.TOO_SLOW, "limits.minimum_bytes_per_s")
             return
         self._body_mark = self._received
         self.deadline = min(now + RATE_WINDOW_S, self._session_deadline, self._transaction_deadline)
 
-    def _time_out(self, last: reply.Reply, what: str) -> None:
+    def _time_out(self, last: reply.Reply, limit: str) -> None:
         facts = self._conversation.facts
         self._conversation.has_logged = True
         self._profile.log.line(
-            "timeout", id=facts.session_id, client=facts.client.address.text, what=what, code=last.code,
-            received=self._received,
-        )  # fmt: skip
+            "too_slow" if last is reply.TOO_SLOW else "timeout",
+            id=facts.session_id,
+            client=facts.client.address.text,
+            code=last.code,
+            enhanced=last.enhanced,
+            limit=limit,
+            helo=facts.helo,
+        )
         self.say_goodbye(last)
 
     # --- the end ---------------------------------------------------------------------------------
@@ -636,5 +644,5 @@ class Connection(asyncio.BufferedProtocol):
             facts = conversation.facts
             self._profile.log.line(
                 "disconnect", id=facts.session_id, client=facts.client.address.text, helo=facts.helo,
-                commands=self._session.commands, received=self._received,
+                commands=self._session.commands, bytes_in=self._received,
             )  # fmt: skip

@@ -259,13 +259,14 @@ class Conversation:
                 id=facts.session_id,
                 client=facts.client.address.text,
                 helo=facts.helo,
-                sender=envelope.sender,  # type: ignore[union-attr]
-                recipient=recipients[0].address,
-                recipients=len(recipients),
+                from_=envelope.sender,  # type: ignore[union-attr]
+                rcpt=recipients[0].address if len(recipients) == 1 else [r.address for r in recipients],
+                rcpts=len(recipients),
                 size=facts.size_bytes,
-                tls="" if tls is None else tls.protocol,
-                took_ms=(profile.now() - self._began_s) * 1000.0,
+                hops=facts.header.hops,  # type: ignore[union-attr]
+                tls=None if tls is None else tls.protocol,
                 code=answer.code,
+                took_ms=(profile.now() - self._began_s) * 1000.0,
             )
         else:
             self._log_refusal(answer, "sink")
@@ -284,10 +285,10 @@ class Conversation:
             "violation",
             id=facts.session_id,
             client=facts.client.address.text,
-            violation=event.violation,
             code=event.reply.code,
             enhanced=event.reply.enhanced,
-            fatal=event.is_fatal,
+            reason=event.violation,
+            helo=facts.helo,
         )
         if event.is_fatal:
             self.give_up()
@@ -395,8 +396,8 @@ class Conversation:
             id=facts.session_id,
             client=facts.client.address.text,
             helo=facts.helo,
-            sender=b"" if facts.sender is None else facts.sender.address,
-            recipient=b"" if facts.recipient is None else facts.recipient.address,
+            from_=None if facts.sender is None else facts.sender.address,
+            rcpt=None if facts.recipient is None else facts.recipient.address,
             stage=stage,
             code=refusal.code,
             enhanced=refusal.enhanced,

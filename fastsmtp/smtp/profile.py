@@ -87,15 +87,15 @@ class Profile:
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
         refusal = decision.reply
         self.log.line(
-            "observed",
+            "observe",
             id=facts.session_id,
             client=facts.client.address.text,
             helo=facts.helo,
-            sender=b"" if facts.sender is None else facts.sender.address,
-            recipient=b"" if facts.recipient is None else facts.recipient.address,
+            from_=None if facts.sender is None else facts.sender.address,
+            rcpt=None if facts.recipient is None else facts.recipient.address,
             stage=stage.name,
-            code=0 if refusal is None else refusal.code,
-            enhanced="" if refusal is None else refusal.enhanced,
+            code=None if refusal is None else refusal.code,
+            enhanced=None if refusal is None else refusal.enhanced,
         )
 
     def log_defect(self, facts: Facts, error: BaseException, stage: str = "") -> None:
@@ -106,8 +106,8 @@ class Profile:
             id=facts.session_id,
             client=facts.client.address.text,
             stage=stage,
-            error=f"{type(error).__name__}: {error}",
-            traceback="\n".join(lines[-_TRACEBACK_LINES:]),
+            reason=f"{type(error).__name__}: {error}",
+            trace="\n".join(lines[-_TRACEBACK_LINES:]),
         )
 
 

@@ -136,7 +136,7 @@ class Service:
 
     def log_failure(self, what: str, error: BaseException) -> None:
         """An exception of ours that belongs to no session."""
-        self.log.line("failure", what=what, error=f"{type(error).__name__}: {error}")
+        self.log.line("defect", what=what, reason=f"{type(error).__name__}: {error}")
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -168,7 +168,11 @@ class Service:
         is_stressed = self.counters.connections() > STRESS_SHARE * self._connections_max
         if is_stressed is not self.is_stressed:
             self.is_stressed = is_stressed
-            self.log.line("overload", on=is_stressed, connections=self.counters.connections())
+            found = self.counters.connections()
+            if is_stressed:
+                self.log.line("overload", limit="limits.connections", allowed=self._connections_max, found=found)
+            else:
+                self.log.line("overload_end", limit="limits.connections", found=found)
 
     # --- descriptors -----------------------------------------------------------------------------
 
@@ -177,12 +181,12 @@ class Service:
 
     def _pause(self) -> None:
         if any(not listener.is_paused for listener in self._listeners):
-            self.log.line("listener_paused", connections=len(self.connections))
+            self.log.line("overload", limit="open files", allowed=self._capacity, found=len(self.connections))
         for listener in self._listeners:
             listener.pause()
 
     def _go_on(self) -> None:
-        self.log.line("listener_resumed", connections=len(self.connections))
+        self.log.line("overload_end", limit="open files", found=len(self.connections))
         for listener in self._listeners:
             task = self.loop.create_task(listener.open())
             self._opening.add(task)
@@ -200,7 +204,7 @@ class Service:
             try:
                 await asyncio.wait_for(self._empty.wait(), timeout_s)
             except TimeoutError:
-                self.log.line("drain_timeout", connections=len(self.connections))
+                self.log.line("drain", found=len(self.connections), reason="closed at the time-out")
         await self.close()
 
     def _send_idle_away(self) -> None:

@@ -1,0 +1,89 @@
+"""The command line: one file a subcommand, each imported only when it is asked for.
+
+A subcommand's module has `run(arguments) -> int`: what stands behind its name,
+and the exit status.  0: done.  1: the configuration, or what was asked about,
+is wrong.  2: the command line is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+COMMANDS: Final = {
+    "serve": "take mail",
+    "check": "say all that is wrong with the configuration",
+    "config": "show the configuration in effect, and where each value comes from",
+    "cert": "make a key and a certificate",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; argv without the program's name, sys.argv's by default."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else ""
+    if name in COMMANDS:
+        return _run(name, arguments[1:])
+    if name == "--version":
+        from fastsmtp.cli.version import version
+
+        print(f"fastsmtp {version()}")
+        return 0
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name:
+        print(f"fastsmtp: there is no command {name!r}{_meant(name)}", file=sys.stderr)
+    else:
+        print(usage(), file=sys.stderr)
+    return 2
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  fastsmtp {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join([
+        "usage: fastsmtp COMMAND ...",
+        "",
+        *lines,
+        "",
+        "fastsmtp COMMAND --help says more; fastsmtp --version.",
+        "`fastsmtp serve` without a configuration is a trial on 127.0.0.1:2525.",
+    ])  # fmt: skip
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    from fastsmtp.errors import ConfigError
+
+    try:
+        status: int = import_module(f"fastsmtp.cli.{name}").run(arguments)
+        sys.stdout.flush()
+    except ConfigError as error:
+        for fault in error.faults:
+            print(f"fastsmtp: {fault}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`fastsmtp config | head`); what is left goes nowhere.
+        _drop_stdout()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _drop_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's own flush at exit doesn't fail again."""
+    import os
+
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
+
+
+def _meant(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, COMMANDS, 1)
+    return f"; did you mean {near[0]!r}?" if near else f" ({', '.join(COMMANDS)})"

@@ -21,7 +21,7 @@ class Flags:
     qmail: str | None = None
     tcprules: str | None = None
     listen: tuple[str, ...] = ()
-    workers: str | None = None
+    workers: int | str | None = None
     hostname: str | None = None
     accept: tuple[str, ...] = ()
     deliver: str | None = None
@@ -52,8 +52,8 @@ def overlay(tree: Tree, flags: Flags, directory: str) -> None:
             tree.set((name,), value, f"--{name}")
     if flags.workers is not None:
         # What is no number is left as it is: the reader says so.
-        is_number = flags.workers.isascii() and flags.workers.isdigit()
-        tree.set(("workers",), int(flags.workers) if is_number else flags.workers, "--workers")
+        text = str(flags.workers)
+        tree.set(("workers",), int(text) if text.isascii() and text.isdigit() else text, "--workers")
     if flags.state is not None:
         tree.set(("state",), os.path.join(directory, flags.state), "--state")
     if flags.listen:

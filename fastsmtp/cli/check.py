@@ -1,0 +1,36 @@
+"""fastsmtp check: all that is wrong with the configuration, at once, without touching the network."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from fastsmtp.cli.flags import make_parser, parse_flags
+from fastsmtp.config import notbuilt
+from fastsmtp.config.load import load
+from fastsmtp.errors import ConfigError
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0 when the server would start with it, 1 else; faults and warnings on stderr, a line each."""
+    parser = make_parser(
+        "check", "Say all that is wrong with the configuration. Offline; exit status 1 on any fault."
+    )
+    parser.add_argument(
+        "--live", action="store_true", help="ask next hops and lists too (not built in this version)"
+    )
+    flags, given = parse_flags(parser, arguments)
+    if given.live:
+        raise ConfigError(f"--live: {notbuilt.MESSAGE}")
+    try:
+        loaded = load(flags)
+    except ConfigError as error:
+        count = len(error.faults)
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        print(f"{count} fault{'s'[: count > 1]}", file=sys.stderr)
+        return 1
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print("no faults")
+    return 0

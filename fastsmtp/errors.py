@@ -30,6 +30,10 @@ class HostUnknown(TemporaryError):
     """A host name of the configuration does not exist, or has no address; the operator, or the zone, may mend that."""
 
 
+class StorageFailed(TemporaryError):
+    """The file system refused an operation for another reason than room."""
+
+
 class NextHopDown(TemporaryError):
     """The next hop could not be reached, hung up, or did not answer in time."""
 

@@ -4,8 +4,10 @@ A Reply is a closed value: a raw (code, text) pair never crosses a module.
 The session adds the session's id to each 4xx and 5xx reply when it writes it.
 Not here: which reply is given when (that is policy, and the session's table).
 
-Rank 1: pure, imports nothing of ours.
+Rank 1: pure, imports only errors.
 """
+
+from fastsmtp import errors
 
 # RFC 5321 section 4.5.3.1.5: a reply line is at most 512 octets with its CRLF.  40 are kept for the id.
 REPLY_LINE_BYTES = 512 - 2 - 40
@@ -79,7 +81,7 @@ _HAS_TWIN = frozenset({550, 552})
 
 def _wire_line(line: str) -> bytes:
     """One line for the wire: no control character leaves, and none is longer than REPLY_LINE_BYTES."""
-    clean = "".join(c if c.isprintable() else "?" for c in line)
+    clean = line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
     wire = clean.encode("utf-8", "replace")
     if len(wire) > REPLY_LINE_BYTES:
         wire = wire[:REPLY_LINE_BYTES].decode("utf-8", "ignore").encode()
@@ -157,6 +159,24 @@ DENIED = Reply(550, "5.7.1", "Not allowed")
 # --- the world -----------------------------------------------------------------------------------------
 OUR_DEFECT = Reply(451, "4.3.0", "Internal error, try again later")
 STORAGE_FULL = Reply(452, "4.3.1", "No room, try again later")
+STORAGE_FAILED = Reply(451, "4.3.0", "Can't store the message, try again later")
 NEXT_HOP_DOWN = Reply(451, "4.4.1", "Next hop does not answer, try again later")
 NEXT_HOP_GARBLED = Reply(451, "4.4.0", "Next hop answers nonsense, try again later")
 OTHER_NEXT_HOP = Reply(452, "4.5.3", "Send this recipient in another transaction")
+
+
+def of_error(error: Exception) -> Reply:
+    """The reply to a failure of the world; to any other exception 451 4.3.0: that one is our defect."""
+    for kind in type(error).__mro__:
+        if kind in _OF_ERROR:
+            return _OF_ERROR[kind]
+    return OUR_DEFECT
+
+
+_OF_ERROR: dict[type, Reply] = {
+    errors.StorageFull: STORAGE_FULL,
+    errors.StorageFailed: STORAGE_FAILED,
+    errors.HostUnknown: NEXT_HOP_DOWN,
+    errors.NextHopDown: NEXT_HOP_DOWN,
+    errors.NextHopGarbled: NEXT_HOP_GARBLED,
+}

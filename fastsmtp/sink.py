@@ -5,35 +5,48 @@ answers at once or with an awaitable; the connection waits only for the
 awaitable, so a sink that needs no waiting costs no task.
 
     transaction = sink.open(envelope, facts)     never waits
-    transaction.add(recipient)   -> Reply | None      None: taken; a Reply refuses this recipient (RCPT's answer)
-    transaction.begin(facts)     -> Reply | None      at DATA or the first BDAT; a Reply refuses the message
-    transaction.write(chunk)     -> None              back-pressure when it is an awaitable
-    transaction.commit(prefix)   -> Reply             the client's answer; 2xx only when the message is safe there
-    transaction.abort()                               at any time before commit's answer; never waits, never fails
+    transaction.add(recipient)  -> Reply | None   None: taken; a Reply refuses this recipient (RCPT's answer)
+    transaction.begin(facts)    -> Reply | None   at DATA or the first BDAT; a Reply refuses the message
+    transaction.write(chunk)    -> None           back-pressure when it is an awaitable
+    transaction.commit(prefix)  -> Reply          the client's answer; 2xx only when the message is safe there
+    transaction.abort()                           any time before commit's answer; never waits, never fails
 
 The prefix is the header block that we add (Received and so on), known only now.
 Any exception out of a sink is ours: 451 4.3.0, logged, never 250 - but
-errors.TemporaryError, which has a reply of its own in reply.py.
+errors.TemporaryError, which has a reply of its own: reply.of_error.
+
+Here: DirectSink, which delivers before the 250, and CallableSink, which gives
+the message to a function of the program that fastsmtp is a part of.
 
 Rank 7: may import queue/ and delivery/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import inspect
+import tempfile
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
+from fastsmtp import errors, reply
+from fastsmtp.config.dest import Dest, parse_dest
+from fastsmtp.delivery.maildir import MaildirPath, MaildirWriter, Target
+from fastsmtp.delivery.printer import Printer
+from fastsmtp.log import Log
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy.facts import Facts
+from fastsmtp.queue.disk import Disk, InlineDisk
+from fastsmtp.queue.spool import Body, Budget
 from fastsmtp.reply import Reply
 
 
 class Transaction(Protocol):
     """One message on its way; see the module's text."""
 
-    def add(self, recipient: Recipient) -> Reply | None | Awaitable[Reply | None]: ...
-    def begin(self, facts: Facts) -> Reply | None | Awaitable[Reply | None]: ...
-    def write(self, chunk: bytes) -> None | Awaitable[None]: ...
+    def add(self, recipient: Recipient) -> Reply | Awaitable[Reply | None] | None: ...
+    def begin(self, facts: Facts) -> Reply | Awaitable[Reply | None] | None: ...
+    def write(self, chunk: bytes) -> Awaitable[None] | None: ...
     def commit(self, prefix: bytes) -> Reply | Awaitable[Reply]: ...
     def abort(self) -> None: ...
 
@@ -44,3 +57,254 @@ class Sink(Protocol):
     def open(self, envelope: Envelope, facts: Facts) -> Transaction: ...
     async def close(self) -> None:
         """Give back connections and files; open transactions have been aborted."""
+
+
+def message_id(facts: Facts) -> str:
+    """The session's id and the message's number in it: as the client, the log and Received have it."""
+    return f"{facts.session_id}.{facts.messages + 1}"
+
+
+class Place:
+    """What a Recipient's `deliver` comes to, made ready once."""
+
+    __slots__ = ("kind", "maildir")
+
+    def __init__(self, dest: Dest, pass_client: str) -> None:
+        if dest.kind not in _LOCAL:
+            raise ValueError(f"{dest}: nothing is delivered there directly")
+        self.kind = dest.kind
+        self.maildir = MaildirPath(dest.path) if dest.kind == "maildir" else None
+
+
+_LOCAL = frozenset({"discard", "print", "maildir"})
+
+
+class DirectSink:
+    """Delivers before the 250: to nowhere, standard output, Maildirs, or a next hop.
+
+    disk              where blocking jobs run
+    budget            memory for bodies, of the worker
+    spool_directory   where bodies that are over it go; must exist
+    hostname          for file names in Maildirs, and EHLO to next hops
+    """
+
+    __slots__ = ("_budget", "_disk", "_places", "_spool_directory", "log", "maildirs", "printer")
+
+    def __init__(
+        self,
+        *,
+        disk: Disk,
+        budget: Budget,
+        spool_directory: str,
+        hostname: str,
+        log: Log | None = None,
+        printer: Printer | None = None,
+    ) -> None:
+        self._disk = disk
+        self._budget = budget
+        self._spool_directory = spool_directory
+        self._places: dict[tuple[str, str], Place] = {}
+        self.log = log
+        self.maildirs = MaildirWriter(disk, hostname)
+        self.printer = printer or Printer(disk)
+
+    def open(self, envelope: Envelope, facts: Facts) -> DirectTransaction:
+        return DirectTransaction(self, envelope, facts)
+
+    async def close(self) -> None:
+        self._disk.close()
+
+    def place(self, recipient: Recipient) -> Place:
+        """Raises ValueError for what is no DEST; the configuration has checked all that it names."""
+        key = (recipient.deliver, recipient.pass_client)
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = Place(parse_dest(recipient.deliver), recipient.pass_client)
+        return place
+
+    def new_body(self) -> Body:
+        return Body(self._disk, self._budget, self._spool_directory)
+
+
+class DirectTransaction:
+    """One message on its way to Maildirs, standard output, nowhere, or one next hop."""
+
+    __slots__ = ("_body", "_envelope", "_facts", "_has_local", "_printed", "_sink", "_targets")
+
+    def __init__(self, sink: DirectSink, envelope: Envelope, facts: Facts) -> None:
+        self._sink = sink
+        self._envelope = envelope
+        self._facts = facts
+        self._has_local = False
+        self._targets: list[Target] | None = None
+        self._printed: list[Recipient] | None = None
+        self._body: Body | None = None
+
+    def add(self, recipient: Recipient) -> Reply | Awaitable[Reply | None] | None:
+        place = self._sink.place(recipient)
+        self._has_local = True
+        if place.maildir is not None:
+            target = Target(place.maildir.directory(recipient.address), place.maildir.root, recipient.address)
+            if self._targets is None:
+                self._targets = []
+            self._targets.append(target)
+        elif place.kind == "print":
+            if self._printed is None:
+                self._printed = []
+            self._printed.append(recipient)
+        return None
+
+    def begin(self, facts: Facts) -> Reply | Awaitable[Reply | None] | None:
+        if self._targets is not None or self._printed is not None:
+            self._body = self._sink.new_body()
+        return None
+
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        return None if self._body is None else self._body.write(chunk)
+
+    def commit(self, prefix: bytes) -> Reply | Awaitable[Reply]:
+        if self._body is None:
+            return reply.accepted(message_id(self._facts))
+        return self._store(prefix, self._body)
+
+    def abort(self) -> None:
+        if self._body is not None:
+            self._body.release()
+
+    async def _store(self, prefix: bytes, body: Body) -> Reply:
+        """Maildirs first: what is printed has arrived."""
+        sink = self._sink
+        try:
+            if self._targets is not None:
+                done = sink.maildirs.store(self._targets, self._envelope.sender, prefix, body)
+                if done is not None:
+                    await done
+            if self._printed is not None:
+                done = sink.printer.store(self._printed, self._envelope, prefix, body)
+                if done is not None:
+                    await done
+        except errors.TemporaryError as error:
+            return _failed(sink.log, message_id(self._facts), error)
+        finally:
+            body.release()
+        return reply.accepted(message_id(self._facts))
+
+
+def _failed(log: Log | None, id: str, error: Exception) -> Reply:
+    """The reply for an error of the world, which the log tells in its own words."""
+    if log is not None:
+        log.line("delivery_failed", id=id, error=str(error))
+    return reply.of_error(error)
+
+
+class Message:
+    """A message as a function of the caller's gets it.
+
+    id        as the client is told
+    envelope  message.Envelope: sender, recipients and what the client declared
+    facts     policy.facts.Facts: who the client is, TLS, HELO
+    prefix    the header fields that we add, CRLF
+    body      the message as received, CRLF, in memory or in a file; good until the function returns
+    """
+
+    __slots__ = ("body", "envelope", "facts", "id", "prefix")
+
+    def __init__(self, id: str, envelope: Envelope, facts: Facts, prefix: bytes, body: Body) -> None:
+        self.id = id
+        self.envelope = envelope
+        self.facts = facts
+        self.prefix = prefix
+        self.body = body
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Prefix and body, piece by piece: a big message need not fit in memory."""
+        if self.prefix:
+            yield self.prefix
+        async for piece in self.body.pieces():
+            yield piece
+
+    async def content(self) -> bytes:
+        """Prefix and body as one bytes object, ready for email.message_from_bytes."""
+        return b"".join([piece async for piece in self.pieces()])
+
+
+Handler = Callable[[Message], Reply | Awaitable[Reply | None] | None]
+
+
+class CallableSink:
+    """Gives each message to a function of the caller's, plain or async.
+
+    It returns None for "accepted", or the Reply for the client.  What it raises is 451 4.3.0 and
+    logged, never 250; an errors.TemporaryError is the 4xx that goes with it.
+    """
+
+    __slots__ = ("_budget", "_disk", "_spool_directory", "handler", "log")
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        budget: Budget,
+        disk: Disk | None = None,
+        spool_directory: str | None = None,
+        log: Log | None = None,
+    ) -> None:
+        self.handler = handler
+        self.log = log
+        self._disk = disk or InlineDisk()
+        self._budget = budget
+        self._spool_directory = spool_directory or tempfile.gettempdir()
+
+    def open(self, envelope: Envelope, facts: Facts) -> CallableTransaction:
+        return CallableTransaction(
+            self, envelope, facts, Body(self._disk, self._budget, self._spool_directory)
+        )
+
+    async def close(self) -> None:
+        self._disk.close()
+
+
+class CallableTransaction:
+    """One message on its way to the caller's function."""
+
+    __slots__ = ("_body", "_envelope", "_facts", "_sink")
+
+    def __init__(self, sink: CallableSink, envelope: Envelope, facts: Facts, body: Body) -> None:
+        self._sink = sink
+        self._envelope = envelope
+        self._facts = facts
+        self._body = body
+
+    def add(self, recipient: Recipient) -> None:
+        return None
+
+    def begin(self, facts: Facts) -> None:
+        return None
+
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._body.write(chunk)
+
+    async def commit(self, prefix: bytes) -> Reply:
+        id = message_id(self._facts)
+        try:
+            answer = self._sink.handler(Message(id, self._envelope, self._facts, prefix, self._body))
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if answer is None:
+                return reply.accepted(id)
+            if not isinstance(answer, Reply) or 300 <= answer.code < 400:
+                raise TypeError(f"a sink returns None or a Reply of 2xx, 4xx or 5xx, not {answer!r}")
+        except errors.TemporaryError as error:
+            return _failed(self._sink.log, id, error)
+        except Exception as error:  # noqa: BLE001 - the caller's code: whatever it raises, the client may try again
+            if self._sink.log is not None:
+                text = "".join(traceback.format_exception(error))
+                self._sink.log.line("sink_error", id=id, error=repr(error), traceback=text)
+            return reply.OUR_DEFECT
+        else:
+            return answer
+        finally:
+            self._body.release()
+
+    def abort(self) -> None:
+        self._body.release()

@@ -184,17 +184,33 @@ class DirectTransaction:
                 if done is not None:
                     await done
         except errors.TemporaryError as error:
-            return _failed(sink.log, message_id(self._facts), error)
+            return _failed(sink.log, self._facts, "maildir" if self._printed is None else "print", error)
         finally:
             body.release()
         return reply.accepted(message_id(self._facts))
 
 
-def _failed(log: Log | None, id: str, error: Exception) -> Reply:
+def _failed(log: Log | None, facts: Facts, what: str, error: Exception) -> Reply:
     """The reply for an error of the world, which the log tells in its own words."""
+    answer = reply.of_error(error)
     if log is not None:
-        log.line("delivery_failed", id=id, error=str(error))
-    return reply.of_error(error)
+        log.line(
+            "sink_failed", id=facts.session_id, what=what, reason=str(error), code=answer.code,
+            enhanced=answer.enhanced,
+        )  # fmt: skip
+    return answer
+
+
+def _defect(log: Log | None, facts: Facts, error: Exception) -> Reply:
+    """451 4.3.0 for what the caller's function raised; the log gets the traceback."""
+    answer = reply.OUR_DEFECT
+    if log is not None:
+        trace = "".join(traceback.format_exception(error))
+        log.line(
+            "defect", id=facts.session_id, what="sink", reason=repr(error), trace=trace, code=answer.code,
+            enhanced=answer.enhanced,
+        )  # fmt: skip
+    return answer
 
 
 class Message:
@@ -295,12 +311,9 @@ class CallableTransaction:
             if not isinstance(answer, Reply) or 300 <= answer.code < 400:
                 raise TypeError(f"a sink returns None or a Reply of 2xx, 4xx or 5xx, not {answer!r}")
         except errors.TemporaryError as error:
-            return _failed(self._sink.log, id, error)
+            return _failed(self._sink.log, self._facts, "sink", error)
         except Exception as error:  # noqa: BLE001 - the caller's code: whatever it raises, the client may try again
-            if self._sink.log is not None:
-                text = "".join(traceback.format_exception(error))
-                self._sink.log.line("sink_error", id=id, error=repr(error), traceback=text)
-            return reply.OUR_DEFECT
+            return _defect(self._sink.log, self._facts, error)
         else:
             return answer
         finally:

@@ -91,9 +91,7 @@ class Case:
     ) -> None:
         self.root = tmp_path
         self.disk = ThreadDisk(system) if is_threaded else InlineDisk(system)
-        self.writer = MaildirWriter(
-            self.disk, "mx/1:2", clock_ns=lambda: 1_700_000_000_123_456_789, random=bytes
-        )
+        self.writer = MaildirWriter(self.disk, "mx/1:2", clock_ns=lambda: now_ns, random=bytes)
         self.body = Body(InlineDisk(), Budget(1 << 20), str(tmp_path))
 
     def store(self, *directories: str, text: bytes = b"Subject: x\r\n\r\n.dot\r\n") -> None:

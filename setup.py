@@ -40,4 +40,11 @@ if __name__ == "__main__":
     command, options = sys.argv[1:3], sys.argv[3:]
     if command not in (["build_ext", "--inplace"], ["build_ext", "-i"]):
         sys.exit(f"{__doc__}\nTo install: python -m pip install .")
-    build_in_place(options)
+    try:
+        build_in_place(options)
+    except FileNotFoundError:
+        sys.exit(
+            "meson is not installed for this Python: run `make build`, or pip install meson ninja Cython"
+        )
+    except subprocess.CalledProcessError as failed:
+        sys.exit(failed.returncode)  # meson has said why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,10 +11,10 @@ from fastsmtp._body import HeaderFacts, HeaderScanner
 from tests.reference.header import Header, read_header
 
 
-def scan(body: bytes, cuts: list[int] | None = None, **bounds: int) -> HeaderFacts:
+def scan(body: bytes, cuts: Sequence[int] = (), **bounds: int) -> HeaderFacts:
     scanner = HeaderScanner(**bounds)
     at = 0
-    for cut in [*(cuts or []), len(body)]:
+    for cut in [*cuts, len(body)]:
         scanner.feed(body[at:cut])
         at = cut
     return scanner.finish()
@@ -212,7 +213,7 @@ CASES: dict[str, tuple[bytes, dict[str, int], int, int, list[tuple[bytes, bytes]
 @pytest.mark.parametrize("sentence", CASES)
 def test_found(sentence: str) -> None:
     body, bounds, hops, size_bytes, fields, is_cut = CASES[sentence]
-    facts = scan(body, **bounds)
+    facts = scan(body, (), **bounds)
     assert [(name, body[at : at + length]) for name, at, length in facts.fields] == fields
     assert (facts.hops, facts.size_bytes, facts.is_cut) == (hops, size_bytes, is_cut)
 
@@ -220,7 +221,7 @@ def test_found(sentence: str) -> None:
 @pytest.mark.parametrize("sentence", CASES)
 def test_same_however_cut(sentence: str) -> None:
     body, bounds, *_ = CASES[sentence]
-    whole = values(scan(body, **bounds))
+    whole = values(scan(body, (), **bounds))
     assert whole == read_header(body, **bounds)
     assert values(scan(body, list(range(len(body))), **bounds)) == whole
     for cut in range(len(body) + 1):

@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of the compiled modules: `make fuzz`.  See run.py."""

@@ -1,0 +1,139 @@
+"""What is fuzzed: one function of bytes a target, which raises when a promise is broken.
+
+To add one: a function here, a line in TARGETS, a few small files in corpus/NAME, and, where the grammar has
+words, dictionaries/NAME.  make fuzz, prove.py and tests/unit/test_fuzz_corpus.py find it by its name.
+
+The promises: nothing raises for any input; the outcome is the same however the input is cut; it is what the
+reference says; what is kept of unread input is bounded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastsmtp import _parser
+from fastsmtp._body import HeaderScanner
+from tests.reference import data as reference_data
+from tests.reference import parser as reference_parser
+from tests.reference.header import Header, read_header
+from tests.reference.parser import Fault
+
+# FOUND_* bits and Fault numbers of the compiled module by the reference's names.
+FOUND = {
+    _parser.FOUND_BARE_CR: reference_data.FOUND_BARE_CR,
+    _parser.FOUND_BARE_LF: reference_data.FOUND_BARE_LF,
+    _parser.FOUND_NUL: reference_data.FOUND_NUL,
+}
+FAULT = {getattr(_parser, f"FAULT_{fault.name}"): fault for fault in Fault}
+PATH_FIELDS = reference_parser.Path._fields
+
+
+def cuts_of(data: bytes) -> Iterator[list[bytes]]:
+    """The data whole, octet by octet, and at cuts that are drawn from the data itself."""
+    yield [data]
+    yield [data[at : at + 1] for at in range(len(data))]
+    dice = random.Random(zlib.crc32(data))
+    cuts = sorted({0, len(data), *(dice.randrange(len(data) + 1) for _ in range(4))})
+    yield [data[start:end] for start, end in itertools.pairwise(cuts)]
+
+
+def body(data: bytes) -> None:
+    """HeaderScanner; the first octet chooses the bounds."""
+    bounds = {}
+    if data[:1] and data[0] & 1:
+        bounds = {"header_bytes": data[0] >> 2, "fields_max": data[0] >> 5}
+    text = data[1:]
+    expected = read_header(text, **bounds)
+    for pieces in cuts_of(text):
+        scanner = HeaderScanner(**bounds)
+        for piece in pieces:
+            scanner.feed(piece)
+        facts = scanner.finish()
+        assert Header(facts.hops, facts.size_bytes, facts.fields, facts.is_cut) == expected
+        assert facts.is_cut or facts.count(b"received") == facts.hops
+
+
+def agree(compiled: object, reference: object) -> None:
+    """A compiled outcome is the reference's, where Fault.SYNTAX stands for any fault."""
+    if isinstance(reference, frozenset):
+        assert isinstance(compiled, int), f"{compiled!r} where {reference} was to be found"
+        assert FAULT[compiled] in reference or Fault.SYNTAX in reference, (
+            f"{FAULT[compiled]} not in {reference}"
+        )
+    else:
+        assert plain(compiled) == reference, f"{plain(compiled)!r} is not {reference!r}"
+
+
+def plain(value: object) -> object:
+    """A compiled Path as the reference's, alone or before the rest of the text."""
+    if isinstance(value, _parser.Path):
+        return reference_parser.Path(*(getattr(value, name) for name in PATH_FIELDS))
+    if isinstance(value, tuple) and value and isinstance(value[0], _parser.Path):
+        return plain(value[0]), value[1]
+    return value
+
+
+# RFC 5321 section 4.5.3.1, and limits small enough for a fuzzer to reach.
+LIMITS: tuple[dict[str, Any], ...] = (
+    {},
+    {"local_bytes": 5, "domain_bytes": 9},
+    {"local_bytes": 5},
+    {"domain_bytes": 9},
+)
+
+
+def parser(data: bytes) -> None:
+    """All doors of the parser on one text; the first octet chooses limits and UTF-8."""
+    options = data[0] if data else 0
+    text = data[1:]
+    limits = LIMITS[options & 3]
+    path_limits = {**limits, "path_bytes": 16} if options & 4 else limits
+    for is_utf8_allowed in (False, True):
+        for is_reverse in (False, True):
+            arguments = {"is_reverse": is_reverse, "is_utf8_allowed": is_utf8_allowed, **path_limits}
+            agree(
+                _parser.parse_path(text, **arguments),
+                reference_parser.parse_path(text, **arguments),
+            )
+        agree(
+            _parser.parse_mailbox(text, is_utf8_allowed=is_utf8_allowed, **limits),
+            reference_parser.parse_mailbox(text, is_utf8_allowed=is_utf8_allowed, **limits),
+        )
+        domain_limit = {"domain_bytes": limits.get("domain_bytes", 255)}
+        agree(
+            _parser.parse_domain(text, is_utf8_allowed=is_utf8_allowed, **domain_limit),
+            reference_parser.parse_domain(text, is_utf8_allowed=is_utf8_allowed, **domain_limit),
+        )
+        agree(
+            _parser.parse_parameters(text, is_utf8_allowed=is_utf8_allowed),
+            reference_parser.parse_parameters(text, is_utf8_allowed=is_utf8_allowed),
+        )
+    agree(_parser.decode_xtext(text), reference_parser.decode_xtext(text))
+
+
+def data(wire: bytes) -> None:
+    """DataDecoder, strict and normalizing."""
+    for is_normalizing in (False, True):
+        expected = reference_data.decode(wire, is_normalizing=is_normalizing)
+        for pieces in cuts_of(wire):
+            decoder = _parser.DataDecoder(is_normalizing=is_normalizing)
+            text, consumed = b"", 0
+            for piece in pieces:
+                decoded, used = decoder.feed(piece)
+                text += decoded
+                consumed += used
+                assert used == len(piece) or decoder.is_done
+            found = frozenset(name for bit, name in FOUND.items() if decoder.found & bit)
+            assert reference_data.Decoded(text, consumed, found, decoder.is_done) == expected
+            assert decoder.size_bytes == len(text)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "body": body,
+    "parser": parser,
+    "data": data,
+}

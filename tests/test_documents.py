@@ -1,0 +1,47 @@
+"""Documents point at things that are there, and say what the Makefile says."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md"), *ROOT.glob("contrib/**/*.md")]
+)
+PREREQUISITES = ("apt-get install gcc make python3-dev python3-venv", "dnf install gcc make python3-devel")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_inside_the_repository_lead_somewhere(document: pathlib.Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    broken = [
+        target
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+        if "://" not in target and not (document.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    left_out = [
+        path.name
+        for path in (ROOT / "docs").glob("*.md")
+        if path.name != "README.md" and f"({path.name})" not in index
+    ]
+    assert left_out == []
+
+
+def test_the_prerequisites_are_the_same_everywhere() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "tools/prerequisites"):
+        text = (ROOT / name).read_text()
+        assert all(line in text for line in PREREQUISITES), name
+
+
+def test_every_target_of_the_makefile_is_explained_at_its_top() -> None:
+    text = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY:(.*)$", text, re.MULTILINE)[1].split())  # type: ignore[index]
+    assert set(re.findall(r"make (\w+)", text.partition("\n\n")[0])) == targets - {"build"}

@@ -1,4 +1,4 @@
-"""The committed corpus of the fuzzer and its past crashes, through the promises of its targets; needs no clang."""
+"""The committed corpus of the fuzzer and its past crashes, through the promises of its targets; no clang."""
 
 from __future__ import annotations
 

@@ -84,27 +84,36 @@ def build(into: pathlib.Path, library: pathlib.Path, *options: str) -> None:
         )  # fmt: skip
 
 
-def fuzz(target: str, seconds: int, built: pathlib.Path = BUILD) -> subprocess.CompletedProcess[str]:
-    """Run one target for so long.  stdout holds libFuzzer's lines and, after a crash, the traceback."""
-    grown = built / "corpus" / target
-    crashes = built / "crashes"
-    for folder in (grown, crashes):
-        folder.mkdir(parents=True, exist_ok=True)
-    words = FUZZ / "dictionaries" / target
-    command = [
-        sys.executable, "-m", "tests.fuzz.drive", built, target, grown, FUZZ / "corpus" / target,
-        f"-max_total_time={seconds}", "-max_len=2048", "-timeout=20", "-rss_limit_mb=1024",
-        f"-artifact_prefix={crashes}/{target}-", "-print_final_stats=1", "-verbosity=1",
-        *([f"-dict={words}"] if words.exists() else []),
-    ]  # fmt: skip
+def drive(target: str, built: pathlib.Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """libFuzzer on one target.  stdout holds its lines and, after a crash, the traceback."""
     return subprocess.run(
-        list(map(str, command)),
+        [sys.executable, "-m", "tests.fuzz.drive", str(built), target, *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
     )
+
+
+def replay(target: str, path: pathlib.Path, built: pathlib.Path = BUILD) -> subprocess.CompletedProcess[str]:
+    """One input, once."""
+    return drive(target, built, path)
+
+
+def fuzz(target: str, seconds: int, built: pathlib.Path = BUILD) -> subprocess.CompletedProcess[str]:
+    """One target for so long, from the committed corpus and what earlier runs have grown."""
+    grown = built / "corpus" / target
+    crashes = built / "crashes"
+    for folder in (grown, crashes):
+        folder.mkdir(parents=True, exist_ok=True)
+    words = FUZZ / "dictionaries" / target
+    return drive(
+        target, built, grown, FUZZ / "corpus" / target,
+        f"-max_total_time={seconds}", "-max_len=2048", "-timeout=20", "-rss_limit_mb=1024",
+        f"-artifact_prefix={crashes}/{target}-", "-print_final_stats=1",
+        *([f"-dict={words}"] if words.exists() else []),
+    )  # fmt: skip
 
 
 def names() -> list[str]:

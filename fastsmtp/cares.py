@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 _TICK_S = 0.5
 
 
+def reason(error: int | None) -> str:
+    """What c-ares says of one of its error numbers."""
+    from pycares import errno
+
+    text = errno.strerror(error) if error is not None else "no answer"
+    return text.decode("ascii", "replace") if isinstance(text, bytes) else text
+
+
 class LoopChannel:
     """A pycares.Channel on the running asyncio (or uvloop) loop.
 

@@ -3,8 +3,8 @@
 now and deadlines are seconds on the monotonic clock.
 """
 
-import socket
 from collections.abc import Callable, Iterable
+from socket import socket as Socket
 from typing import Final, final
 
 from fastsmtp._dnscache import Cache
@@ -67,10 +67,10 @@ class Port:
     """One connected UDP socket of the pool; the caller owns the socket and closes it."""
 
     server: Final[Server]
-    socket: Final[socket.socket]
+    socket: Final[Socket]
     queries: Final[int]
     open: Final[int]
-    def __init__(self, server: Server, socket: socket.socket, now: float) -> None: ...
+    def __init__(self, server: Server, socket: Socket, now: float) -> None: ...
     def is_spent(self, now: float) -> bool: ...
 
 @final

@@ -98,7 +98,7 @@ class LoopChannel:
         from pycares import ARES_SOCKET_BAD
 
         self._channel.process_fd(ARES_SOCKET_BAD, ARES_SOCKET_BAD)
-        wait_s = self._channel.timeout(_TICK_S)
+        wait_s: float = self._channel.timeout(_TICK_S)  # type: ignore[no-untyped-call]
         if wait_s > 0.0 or self._readers:
             self._timer = self._loop.call_later(max(wait_s, 0.01), self._tick)
 

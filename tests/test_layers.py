@@ -45,7 +45,7 @@ RANKS = {
         "tls",
         "store",
         "auth",
-    ],  # fmt: skip
+    ],
     4: ["policy"],
     5: ["_journal", "queue"],
     6: ["delivery"],

@@ -263,7 +263,7 @@ EVENTS: dict[str, Event] = {
         ERROR, "A worker gave no sign of life and was killed", ("worker", "pid", "took_ms", "signal")
     ),
     "drain": Event(
-        INFO, "A worker takes no more connections and ends what is open", ("worker", "pid", "found")
+        INFO, "A worker takes no more connections and ends what is open", ("worker", "pid", "found", "reason")
     ),
     "reload": Event(NOTICE, "A new configuration is in force", ("file", "workers", "reason", "took_ms")),
     "reload_refused": Event(

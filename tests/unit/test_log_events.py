@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pathlib
 import re
 
@@ -46,3 +47,33 @@ def test_the_log_of_tests_keeps_lines_and_refuses_what_is_not_in_the_contract() 
         log.line("mesage")
     with pytest.raises(ValueError, match="event 'ready' has no field 'helo'"):
         log.line("ready", helo=b"x")
+
+
+def written_lines() -> list[tuple[str, ast.Call]]:
+    """Every call of a method named line with a word as its first argument, with its place."""
+    found = []
+    for path in sorted((ROOT / "fastsmtp").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "line"
+                and node.args
+                and isinstance(node.args[0], ast.Constant)
+                and isinstance(node.args[0].value, str)
+            ):
+                found.append((f"{path.relative_to(ROOT)}:{node.lineno}", node))
+    return found
+
+
+def test_every_line_that_the_sources_write_is_in_the_contract() -> None:
+    faults = []
+    for place, call in written_lines():
+        event = ast.literal_eval(call.args[0])
+        if event not in EVENTS:
+            faults.append(f"{place}: event {event}")
+            continue
+        for keyword in call.keywords:
+            if keyword.arg is not None and keyword.arg.removesuffix("_") not in EVENTS[event].fields:
+                faults.append(f"{place}: {event} has no field {keyword.arg}")
+    assert faults == []

@@ -111,7 +111,7 @@ class _Checker:
             if listen.tls != "off" and not tls.certificate and not self.is_trial and self.is_sound("tls"):
                 self.warn(
                     ("listen", index),
-                    f"{listen.name}: no certificate is configured, so a self-made one is used",
+                    "no certificate is configured, so a self-made one is used",
                 )
 
     def certificate(self, path: Path, tls: Tls) -> None:
@@ -159,8 +159,7 @@ class _Checker:
             is_homeless = not accept.deliver and self.config.deliver.default == "refuse"
             if is_homeless and self.is_sound(*place, "deliver") and self.is_sound("deliver", "default"):
                 self.fault(
-                    (*place, "deliver"),
-                    "is missing, and deliver.default is refuse: its mail has no place to go",
+                    place, "has no deliver, and deliver.default is refuse: its mail has no place to go"
                 )
             for number, domain in enumerate(accept.domain):
                 first = seen.setdefault(domain.lower(), index)

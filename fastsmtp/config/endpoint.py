@@ -26,6 +26,8 @@ def parse_host_port(text: str, *, default_port: int | None = None) -> tuple[str,
         if text.count(":") > 1:
             raise ValueError(f"{text!r}: an IPv6 address stands in brackets, as [::1]:25")
         host, colon, port = text.partition(":")
+        if default_port is None and not colon and host.isdigit():
+            raise ValueError(f"{text!r} is a port without its host, as in 127.0.0.1:{text}")
         if not host:
             raise ValueError(f"{text!r}: no host; 0.0.0.0 and [::] are all addresses")
         if not is_ipv4(host) and (

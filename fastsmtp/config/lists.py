@@ -62,10 +62,13 @@ def parse_recipients(path: str, data: bytes, faults: list[str]) -> frozenset[byt
     blanks or comments go through the parser.
     """
     data = data.replace(b"\r\n", b"\n")
-    lines = data.lower().split(b"\n")
+    lowered = data.lower()
+    lines = lowered.split(b"\n")
     is_plain = _PLAIN.fullmatch
     # Within 64 octets nothing can be too long (RFC 5321 section 4.5.3.1); beyond, the parser looks.
     keys = {line for line in lines if len(line) <= 64 and is_plain(line)}
+    if b"xn--" in lowered:
+        keys = {line for line in keys if b"xn--" not in line}
     if len(keys) == len(lines):
         return frozenset(keys)
     raw = data.split(b"\n")

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from fastsmtp.address import Address
@@ -19,6 +20,7 @@ _DOMAIN: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _DOT_STRING: Final = re.compile(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 
 
+@lru_cache(maxsize=1024)
 def parse_domain_name(text: str) -> str:
     """Lower-case A-labels; ValueError with one clause.  A last dot is dropped."""
     name = text.removesuffix(".")
@@ -62,6 +64,7 @@ def parse_mailbox_key(text: str) -> bytes:
     return f"{local}@{parse_host_name(domain)}".encode()
 
 
+@lru_cache(maxsize=1024)
 def spellings(domain: str) -> tuple[str, ...]:
     """The domain, and its U-label form if it has one: with SMTPUTF8 a client may send either (RFC 6531)."""
     if "xn--" not in domain:

@@ -102,7 +102,7 @@ class _Builder:
         # [[listen]] comes last: it needs the tables that hold for all.
         fields = sorted(dataclasses.fields(Config), key=lambda field: field.name == "listen")
         raw = self.tree.values
-        self.refuse_unknown(raw, (), {field.name for field in fields})
+        raw = self.refuse_unknown(raw, (), {field.name for field in fields})
         for field in fields:
             self.overall[field.name] = self.field(Config, field, raw, (), None)
         return Config(**self.overall)
@@ -117,7 +117,7 @@ class _Builder:
             raw = {}
         fields = dataclasses.fields(typing.cast(Any, cls))
         fields = tuple(field for field in fields if field.name not in known)
-        self.refuse_unknown(raw, path, {field.name for field in fields})
+        raw = self.refuse_unknown(raw, path, {field.name for field in fields})
         return cls(**known, **{field.name: self.field(cls, field, raw, path, under) for field in fields})
 
     def listen(self, raw: Any, path: Path) -> Listen:
@@ -134,6 +134,8 @@ class _Builder:
             if "mode" in inner:
                 field = next(field for field in dataclasses.fields(Listen) if field.name == "tls")
                 own["tls"] = self.value(field, str, inner.pop("mode"), (*path, "tls", "mode"))
+            if ("certificate" in inner) != ("key" in inner):
+                self.fault((*path, "tls"), "certificate and key must be given together")
             if inner:
                 own["tls_table"] = self.table(Tls, inner, (*path, "tls"), self.overall["tls"])
         return dataclasses.replace(self.table(Listen, raw, path), **own)
@@ -142,9 +144,11 @@ class _Builder:
         """One field of a record: from raw, from `under`, or its default."""
         here = (*path, field.name)
         hint = hints(cls)[field.name]
-        if field.name in raw and not is_not_built(here):
+        if field.name in raw:
             return self.member(field, hint, raw[field.name], here)
         if under is not None:
+            # ("listen", 0, "limits", NAME) comes from where ("limits", NAME) does.
+            self.provenance[here] = self.provenance.get(here[2:], DEFAULT)
             return getattr(under, field.name)
         if is_required(field):
             self.fault(here, "is missing")
@@ -153,7 +157,8 @@ class _Builder:
             self.provenance[place] = DEFAULT
         return field.default
 
-    def refuse_unknown(self, raw: Mapping[str, Any], path: Path, known: set[str]) -> None:
+    def refuse_unknown(self, raw: Mapping[str, Any], path: Path, known: set[str]) -> dict[str, Any]:
+        """The table without the keys that we don't know, or don't have yet."""
         known = known - {"tls_table"}
         for name in raw:
             here = (*path, name)
@@ -162,6 +167,9 @@ class _Builder:
             elif name not in known:
                 near = difflib.get_close_matches(name, sorted(known), 1)
                 self.fault(here, "no such key" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return {
+            name: value for name, value in raw.items() if name in known and not is_not_built((*path, name))
+        }
 
     def member(self, field: Any, hint: Any, raw: Any, path: Path) -> Any:
         """A value that is there: a table, an array of tables, or a plain value."""

@@ -168,12 +168,18 @@ def _leaves(record: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     tables = []
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
+        if isinstance(record, Listen) and field.name == "tls" and record.tls_table is not None:
+            continue  # the table's mode, below
         if is_key(type(record), field):
             yield (*path, field.name), value
         elif value and field.name != "name":
-            # tls_table is the table that the file calls tls.
-            tables.append(((*path, field.name.removesuffix("_table")), value))
-    for here, value in tables:
+            tables.append(((*path, field.name), value))
+    for place, value in tables:
+        here = place
+        if isinstance(record, Listen) and value is record.tls_table:
+            # The file calls this table tls, and what the model calls tls is its mode.
+            here = (*path, "tls")
+            yield (*here, "mode"), record.tls
         if not isinstance(value, tuple):
             yield from _leaves(value, here)
         elif isinstance(value[0], ServerName):

@@ -1,0 +1,239 @@
+"""Bad configurations and the exact faults that they get."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastsmtp.config.flags import Flags
+from fastsmtp.config.load import load
+from fastsmtp.errors import ConfigError
+from tests.unit.config_host import FakeHost
+
+PEM = "-----BEGIN CERTIFICATE-----\n"
+KEY = "-----BEGIN PRIVATE KEY-----\n"
+FILES = {
+    "/cert.pem": PEM,
+    "/key.pem": KEY,
+    "/domains": "example.org\n# comment\nexa mple\n\n.example.net\n",
+    "/people": "a@example.org\npostmaster\n\nb@@example.org\n",
+    "/networks": "192.0.2.0/24\n192.0.2.1/24\nfoo\n",
+    "/latin1": b"example.org\nb\xfccher.example\n",
+}
+
+FAULTS = [
+    # what the file says, what is said about it; "F" is the file
+    ("hostname = ", ["F:1: Invalid value"]),
+    ("a = 1\na = 2\n", ["F:2: Cannot overwrite a value"]),
+    ("hostnam = 'mx.example.org'", ["F:1: hostnam: no such key; did you mean 'hostname'?"]),
+    ("frobnicate = 1", ["F:1: frobnicate: no such key"]),
+    ("[limit]\nrecipients = 1", ["F:1: limit: no such key; did you mean 'limits'?"]),
+    ("workers = '2'", ["F:1: workers: must be a whole number, not '2'"]),
+    ("workers = -1", ["F:1: workers: must be at least 0, not -1"]),
+    ("workers = 100_000", ["F:1: workers: must be at most 1_024, not 100000"]),
+    ("workers = true", ["F:1: workers: must be a whole number, not true"]),
+    ("workers = 2.0", ["F:1: workers: must be a whole number, not 2.0"]),
+    ("hostname = 5", ["F:1: hostname: must be a text, not 5"]),
+    ("hostname = ''", ["F:1: hostname: '' is no domain"]),
+    ("hostname = 'a b'", ["F:1: hostname: 'a b' is no domain"]),
+    ("postmaster = 'me'", ["F:1: postmaster: 'me' has no @"]),
+    ("state = 'mail'", ["F:1: state: path 'mail' must begin with /"]),
+    ("user = 'a:b'", ["F:1: user: 'a:b' must be letters, digits, _ . -"]),
+    ("limits = 5", ["F:1: limits: must be a table"]),
+    ("listen = 5", ["F:1: listen: must be an array of tables, [[listen]]"]),
+    ("[listen]\nname = 'a'", ["F:1: listen: must be an array of tables, [[listen]]"]),
+    ("[tls]\nnames = 5", ["F:2: tls.names: must be a table"]),
+    ("[limits]\nrecipients = 0", ["F:2: limits.recipients: must be at least 1, not 0"]),
+    ("[limits]\nmessage_bytes = 99999999999999999999", [
+        "F:2: limits.message_bytes: must be at most 9_007_199_254_740_992, not 99999999999999999999"
+    ]),
+    ("[limits]\nsession_s = nan", ["F:2: limits.session_s: must be at least 0.01, not nan"]),
+    ("[limits]\nsession_s = inf", ["F:2: limits.session_s: must be at most 1_000_000_000.0, not inf"]),
+    ("[limits]\nsession_s = 1979-05-27", [
+        "F:2: limits.session_s: must be a number, not datetime.date(1979, 5, 27)"
+    ]),
+    ("[policy]\nmode = 'enforced'", [
+        "F:2: policy.mode: must be enforce, observe or off, not 'enforced'; did you mean 'enforce'?"
+    ]),
+    ("[policy]\nsoft_reject = 1", ["F:2: policy.soft_reject: must be true or false, not 1"]),
+    ("[log]\nformat = 'xml'", ["F:2: log.format: must be logfmt or json, not 'xml'"]),
+    ("[log]\nto = 'out.log'", [
+        "F:2: log.to: 'out.log' is neither stderr, syslog nor a file (a path that begins with /)"
+    ]),
+    ("[relay]\nnetworks = ['10.0.0.0/8',\n '192.0.2.1/24',\n 'here']", [
+        "F:3: relay.networks: '192.0.2.1/24' has host bits set; the network is '192.0.2.0/24'",
+        "F:4: relay.networks: 'here' is neither an address nor a network",
+    ]),
+    ("[relay]\nnetworks = [1]", ["F:2: relay.networks: must be a text, not 1"]),
+    ("[relay]\nnetworks = 1", ["F:2: relay.networks: must be a list of texts, not 1"]),
+    ("[relay]\nnetworks = '/networks'", [
+        "/networks:2: '192.0.2.1/24' has host bits set; the network is '192.0.2.0/24'",
+        "/networks:3: 'foo' is neither an address nor a network",
+    ]),
+    ("[policy]\nexempt = ['/absent']", ["/absent: No such file or directory"]),
+    # [[listen]]
+    ("listen = []", ["F:1: listen: must not be empty"]),
+    ("[[listen]]\naddress = []", ["F:2: listen.address: must not be empty"]),
+    ("[[listen]]\naddress = ['127.0.0.1:25',\n '::1:25']", [
+        "F:3: listen.address: '::1:25': an IPv6 address stands in brackets, as [::1]:25"
+    ]),
+    ("[[listen]]\naddress = '127.0.0.1:25'\n[[listen]]\naddress = '127.0.0.1:25'", [
+        "F:4: listen.address: is listened on already"
+    ]),
+    ("[[listen]]\nname = 'a'\naddress = '127.0.0.1:0'\n[[listen]]\nname = 'a'\naddress = '127.0.0.1:0'", [
+        "F:5: listen.name: 'a' is another listener's name"
+    ]),
+    ("[[listen]]\ntls = 'tls'", [
+        "F:2: listen.tls: must be off, starttls, required or implicit, not 'tls'"
+    ]),
+    ("[[listen]]\n[listen.tls]\nmode = 'on'\nciphers = 'x'", [
+        "F:3: listen.tls.mode: must be off, starttls, required or implicit, not 'on'",
+        "F:4: listen.tls.ciphers: no such key",
+    ]),
+    ("[[listen]]\n[listen.limits]\nerrors = 0\n[listen.policy]\nmod = 'off'\ndnsbl = []", [
+        "F:3: listen.limits.errors: must be at least 1, not 0",
+        "F:5: listen.policy.mod: no such key; did you mean 'mode'?",
+        "F:6: listen.policy.dnsbl: not built in this version",
+    ]),
+    ("[[listen]]\ntls_table = {}", ["F:2: listen.tls_table: no such key"]),
+    ("[[listen]]\nbare_newline = 'accept'\ngreeting_delay_s = 61", [
+        "F:2: listen.bare_newline: must be reject or normalize, not 'accept'",
+        "F:3: listen.greeting_delay_s: must be at most 60, not 61.0",
+    ]),
+    # [tls]
+    ("[tls]\ncertificate = '/cert.pem'", ["F:1: tls: certificate and key must be given together"]),
+    ("[tls]\ncertificate = '/absent'\nkey = '/gone'", [
+        "F:2: tls.certificate: /absent: No such file or directory",
+        "F:3: tls.key: /gone: No such file or directory",
+    ]),
+    ("[tls]\ncertificate = '/key.pem'\nkey = '/cert.pem'", [
+        "F:2: tls.certificate: /key.pem: no PEM certificate in it",
+        "F:3: tls.key: /cert.pem: no PEM key in it",
+    ]),
+    ("[tls]\ncertificate = '/cert.pem'\nkey = '/open.pem'", [
+        "F:3: tls.key: /open.pem: others can access this key; chmod o= /open.pem"
+    ]),
+    ("[tls.names.'mx 2']\ncertificate = '/cert.pem'\nname = 'x'", [
+        "F:1: tls.names.mx 2: 'mx 2' is no domain",
+        "F:1: tls.names.mx 2.key: is missing",
+        "F:3: tls.names.mx 2.name: no such key",
+    ]),
+    # [[accept]]
+    ("[[accept]]\ndeliver = 'discard'", ["F:1: accept.domain: is missing"]),
+    ("[[accept]]\ndomain = 'example.org'", [
+        "F:1: accept: has no deliver, and deliver.default is refuse: its mail has no place to go"
+    ]),
+    ("[[accept]]\ndomain = '*'\ndeliver = 'discard'", [
+        "F:2: accept.domain: '*' would take mail for the whole world; name the domains"
+    ]),
+    ("[[accept]]\ndomain = 'me@example.org'\ndeliver = 'discard'", [
+        "F:2: accept.domain: 'me@example.org' is an address, not a domain"
+    ]),
+    ("[[accept]]\ndomain = '/domains'\ndeliver = 'discard'", ["/domains:3: 'exa mple' is no domain"]),
+    ("[[accept]]\ndomain = '/latin1'\ndeliver = 'discard'", ["/latin1:2: not UTF-8"]),
+    ("[[accept]]\ndomain = 'example.org'\ndeliver = 'discard'\nrecipients = '/people'", [
+        "/people:2: 'postmaster' has no domain",
+        "/people:4: 'b@@example.org' is no address (syntax)",
+    ]),
+    ("[[accept]]\ndomain = 'example.org'\ndeliver = 'discard'\nrecipients = 'all'", [
+        "F:4: accept.recipients: 'all' is neither any nor a file of addresses (a path that begins with /)"
+    ]),
+    ("[[accept]]\ndomain = 'example.org'\ndeliver = 'discard'\npass_client = 'xclient'", [
+        "F:4: accept.pass_client: xclient needs an smtp or lmtp next hop, not discard"
+    ]),
+    ("[[accept]]\ndomain = 'example.org'\ndeliver = 'imap://x'", [
+        "F:3: accept.deliver: 'imap://x' is no destination: discard, print, maildir:PATH, "
+        "smtp://HOST[:PORT], lmtp://HOST[:PORT], lmtp+unix:PATH or refuse"
+    ]),
+    ("[[listen]]\naddress = '0.0.0.0:2525'\n[deliver]\ndefault = 'smtp://localhost:2525'", [
+        "F:4: deliver.default: smtp://localhost:2525 is this server itself"
+    ]),
+    ("[[listen]]\naddress = '192.0.2.1:25'\n[[accept]]\ndomain = 'a.example'\ndeliver='smtp://192.0.2.1'", [
+        "F:5: accept.deliver: smtp://192.0.2.1 is this server itself"
+    ]),
+    # what isn't built yet
+    ("[queue]\nretry_min_s = 300", ["F:1: queue: not built in this version"]),
+    ("[metrics]\nlisten = '127.0.0.1:9425'", ["F:1: metrics: not built in this version"]),
+    ("[tls]\nclient_ca = '/ca.pem'", ["F:2: tls.client_ca: not built in this version"]),
+    ("[relay]\ncertificates = []", ["F:2: relay.certificates: not built in this version"]),
+    ("[[source]]\nname = 'a'", ["F:1: source: not built in this version"]),
+    ("[[accept]]\ndomain = 'a.example'\nrecipients = 'ask'\ndeliver = 'mx'", [
+        "F:3: accept.recipients: 'ask' is not built in this version; any, or a file of addresses",
+        "F:4: accept.deliver: mx: not built in this version",
+    ]),
+    # all at once, in the file's order
+    ("workers = -1\n[limits]\nerrors = 0\n[[accept]]\ndomain = 'x y'\ndeliver = 'y'\n[log]\nto = 1", [
+        "F:1: workers: must be at least 0, not -1",
+        "F:3: limits.errors: must be at least 1, not 0",
+        "F:5: accept.domain: 'x y' is no domain",
+        "F:6: accept.deliver: 'y' is no destination: discard, print, maildir:PATH, smtp://HOST[:PORT], "
+        "lmtp://HOST[:PORT], lmtp+unix:PATH or refuse",
+        "F:8: log.to: must be a text, not 1",
+    ]),
+]  # fmt: skip
+
+
+def faults_of(text: str | bytes, **flags: object) -> list[str]:
+    host = FakeHost(
+        {**FILES, "/open.pem": KEY, "/f.toml": text}, modes={"/open.pem": 0o644, "/key.pem": 0o640}
+    )
+    with pytest.raises(ConfigError) as raised:
+        load(Flags(config="/f.toml", **flags), host=host)  # type: ignore[arg-type]
+    assert str(raised.value) == "\n".join(raised.value.faults)
+    return [fault.replace("/f.toml:", "F:") for fault in raised.value.faults]
+
+
+@pytest.mark.parametrize(("text", "faults"), FAULTS, ids=[text for text, _ in FAULTS])
+def test_each_fault_is_named_with_its_place(text: str, faults: list[str]) -> None:
+    assert faults_of(text) == faults
+
+
+def test_a_file_that_is_not_utf_8_says_on_which_line() -> None:
+    assert faults_of(b"a = 1\nb = '\xff'\n") == ["F:2: not UTF-8"]
+
+
+def test_a_text_that_ends_too_early_says_on_which_line() -> None:
+    assert faults_of("[limits]\nrecipients = [1,\n") == ["F:3: Invalid value"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "faults"),
+    [
+        ({"workers": "many"}, ["--workers: must be a whole number, not 'many'"]),
+        ({"workers": "-1"}, ["--workers: must be a whole number, not '-1'"]),
+        ({"hostname": "a b"}, ["--hostname: 'a b' is no domain"]),
+        ({"listen": ("25",)}, ["--listen: '25' is a port without its host, as in 127.0.0.1:25"]),
+        ({"accept": ("*",), "deliver": "discard"}, [
+            "--accept: '*' would take mail for the whole world; name the domains"
+        ]),
+        ({"accept": ("a.example",)}, [
+            "--accept: has no deliver, and deliver.default is refuse: its mail has no place to go"
+        ]),
+        ({"deliver": "mx"}, ["--deliver: mx: not built in this version"]),
+        ({"qmail": "/var/qmail", "tcprules": "/etc/tcp.smtp", "dns": ("127.0.0.1",)}, [
+            "--qmail: not built in this version",
+            "--tcprules: not built in this version",
+            "--dns: not built in this version",
+        ]),
+        ({"user": "a/b"}, ["--user: 'a/b' must be letters, digits, _ . -"]),
+    ],
+)  # fmt: skip
+def test_a_flag_s_fault_names_the_flag(flags: dict[str, object], faults: list[str]) -> None:
+    assert faults_of("", **flags) == faults
+
+
+def test_a_configuration_file_that_is_not_there_is_a_fault() -> None:
+    with pytest.raises(ConfigError, match=r"^/here/x\.toml: No such file or directory$"):
+        load(Flags(config="x.toml"), host=FakeHost())
+
+
+def test_without_the_account_root_does_not_open_a_public_port() -> None:
+    text = "[[listen]]\naddress = ['127.0.0.1:2525', '0.0.0.0:25']"
+    host = FakeHost({"/f.toml": text}, root=True)
+    with pytest.raises(ConfigError) as raised:
+        load(Flags(config="/f.toml"), host=host)
+    assert raised.value.faults == (
+        "user: there is no account 'fastsmtp', which /f.toml:2 needs; make it with: "
+        "useradd --system --user-group --no-create-home --shell /usr/sbin/nologin fastsmtp",
+    )
+    load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": text}, root=True, accounts=("fastsmtp",)))
+    load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": text}, root=False))

@@ -63,31 +63,38 @@ class Address:
 
 
 class Networks:
-    """A frozen set of addresses and CIDR networks.  A look-up costs one step a prefix length in use."""
+    """A frozen set of addresses and CIDR networks.  A look-up costs one step a prefix length in use.
 
-    __slots__ = ("_by_shift", "texts")
+    The families are apart: ::/0 is every IPv6 address, and no IPv4 address.
+    """
+
+    __slots__ = ("_ipv4", "_ipv6", "texts")
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         """Raises ValueError naming the first text that is no address and no network (host bits must be zero)."""
         self.texts = tuple(texts)
-        by_shift: dict[int, set[int]] = {}
-        for text in self.texts:
-            network = ip_network(text)
-            shift = network.max_prefixlen - network.prefixlen
-            by_shift.setdefault(shift, set()).add(_number(network) >> shift)
-        self._by_shift = tuple((shift, frozenset(numbers)) for shift, numbers in sorted(by_shift.items()))
+        networks = [ip_network(text) for text in self.texts]
+        self._ipv4 = _by_shift([n for n in networks if n.version == 4])
+        self._ipv6 = _by_shift([n for n in networks if n.version == 6])
 
     def __contains__(self, address: Address) -> bool:
         number = address.number
-        return any(number >> shift in numbers for shift, numbers in self._by_shift)
+        if address.is_ipv4:
+            number &= 0xFFFFFFFF
+            return any(number >> shift in numbers for shift, numbers in self._ipv4)
+        return any(number >> shift in numbers for shift, numbers in self._ipv6)
 
     def __bool__(self) -> bool:
-        return bool(self._by_shift)
+        return bool(self.texts)
 
     def __repr__(self) -> str:
         return f"Networks({self.texts!r})"
 
 
-def _number(network: IPv4Network | IPv6Network) -> int:
-    number = int(network.network_address)
-    return number | 0xFFFF << 32 if network.version == 4 else number
+def _by_shift(networks: list[IPv4Network | IPv6Network]) -> tuple[tuple[int, frozenset[int]], ...]:
+    """Network numbers without their host bits, by how many bits those are."""
+    found: dict[int, set[int]] = {}
+    for network in networks:
+        shift = network.max_prefixlen - network.prefixlen
+        found.setdefault(shift, set()).add(int(network.network_address) >> shift)
+    return tuple((shift, frozenset(numbers)) for shift, numbers in sorted(found.items()))

@@ -106,39 +106,55 @@ class Plan:
         self._report = report
         self._is_soft = settings.policy.soft_reject
         active = [stage for stage in stages if effective_mode(stage, settings) != "off"]
-        self._by_phase = tuple(tuple(s for s in active if s.phase is phase) for phase in Phase)
+        self._by_phase = tuple(
+            tuple((stage.function, stage) for stage in active if stage.phase is phase) for phase in Phase
+        )
         self._unskippable = tuple(
-            tuple(s for s in active if s.phase is phase and not s.is_check) for phase in Phase
+            tuple((stage.function, stage) for stage in active if stage.phase is phase and not stage.is_check)
+            for phase in Phase
         )
 
     def run(self, phase: Phase, facts: Facts) -> Decision | Round:
         """Every stage of the phase once; a Decision, or the Round of questions that come first."""
         settings = self.settings
+        observer = self._observer
         stages = (self._unskippable if facts.client.skips_checks else self._by_phase)[phase]
+        # Mostly no stage has an opinion, or one has: neither needs a list.
+        only: Decision | None = None
+        only_at = 0
         decided: list[tuple[int, Decision]] | None = None
         asking: list[_Asking] | None = None
-        for at, stage in enumerate(stages):
+        for at, (function, stage) in enumerate(stages):
             try:
-                opinion = stage.function(facts, settings)
+                opinion = function(facts, settings)
             except Exception as error:  # noqa: BLE001 - whatever a stage raises is a defect of ours, and defers
                 opinion = self._failed(phase, facts, stage, error)
             else:
                 if type(opinion) is GeneratorType:
-                    asking = [] if asking is None else asking
-                    decided = [] if decided is None else decided
+                    if asking is None:
+                        asking = []
+                    if decided is None:
+                        decided = []
                     self.step(phase, facts, at, opinion, None, decided, asking)
                     continue
-                if self._observer is not None:
-                    self._observer(facts, phase, stage, opinion)  # type: ignore[arg-type]
-            if opinion is not None:
+                if observer is not None:
+                    observer(facts, phase, stage, opinion)  # type: ignore[arg-type]
+            if opinion is None:
+                continue
+            if opinion.verdict is not Verdict.PASS:  # type: ignore[union-attr]
                 opinion = self._weighed(facts, stage, opinion)  # type: ignore[arg-type]
-                if decided is None:
-                    decided = []
-                decided.append((at, opinion))
-        if asking:
-            return Round(self, phase, facts, decided or [], asking)
+            if only is None and decided is None:
+                only, only_at = opinion, at  # type: ignore[assignment]
+                continue
+            if decided is None:
+                decided = []
+            decided.append((at, opinion))  # type: ignore[arg-type]
         if decided is None:
-            return PASSED
+            return only or PASSED
+        if only is not None:
+            decided.append((only_at, only))
+        if asking:
+            return Round(self, phase, facts, decided, asking)
         return combine(decided)
 
     def step(
@@ -152,7 +168,7 @@ class Plan:
         asking: list[_Asking],
     ) -> None:
         """Drive one asking stage to its next questions or to its opinion."""
-        stage = (self._unskippable if facts.client.skips_checks else self._by_phase)[phase][at]
+        stage = (self._unskippable if facts.client.skips_checks else self._by_phase)[phase][at][1]
         opinion: Decision | None
         try:
             questions = next(generator) if answers is None else generator.send(answers)

@@ -1,0 +1,157 @@
+"""fastsmtp.Server: the same engine in a program of yours.
+
+    async def keep(message):
+        print(message.envelope.sender, await message.body())
+
+    async with fastsmtp.Server(sink=keep, listen=("127.0.0.1", 0)) as server:
+        ...                       # server.port is the port
+
+It runs in the caller's loop (uvloop's or asyncio's): no fork, no thread, no
+signal handler, no set-up of logging.
+
+Rank 8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from fastsmtp._counters import Counters
+from fastsmtp.config.load import load
+from fastsmtp.config.settings import Settings
+from fastsmtp.log import Log, NullLog
+from fastsmtp.sink import Sink
+from fastsmtp.smtp.service import Service
+
+if TYPE_CHECKING:
+    from fastsmtp.message import Message
+    from fastsmtp.policy.runner import Observer
+    from fastsmtp.reply import Reply
+    from fastsmtp.tls import ServerTls
+
+Handler = Callable[["Message"], Awaitable["Reply | None"]]
+# One process has few clients at once; the daemon's table is larger.
+_CLIENT_SLOTS = 4_096
+
+
+class Server:
+    """An SMTP server in this loop, from `async with` to its end.
+
+    sink      `async def sink(message)`: returns None (250) or a Reply; or an object with the Sink protocol
+    listen    (host, port), or several of them, or bound sockets; port 0: any free one
+    log       where log lines go: an object with line(event, **fields) and flush(); default: nowhere
+    observer  told of every policy stage that ran
+    drain_s   at the end, seconds for open transactions to finish
+    config    the tables of the configuration file as keywords, nested as there: hostname="mx.example.org",
+              limits={"recipients": 10}, accept=[{"domain": ["example.org"]}].  Without accept, mail for
+              every domain is taken: the sink decides
+
+    errors.ConfigError names every fault of the configuration.  An exception in the sink is 451 4.3.0 for
+    the client and a `defect` line in the log, never 250.
+    """
+
+    def __init__(
+        self,
+        sink: Handler | Sink,
+        *,
+        listen: tuple[str, int] | socket.socket | Sequence[tuple[str, int] | socket.socket] = ("127.0.0.1", 0),
+        log: Log | None = None,
+        observer: Observer | None = None,
+        drain_s: float = 5.0,
+        **config: Any,
+    ) -> None:
+        if isinstance(listen, socket.socket) or (isinstance(listen, tuple) and isinstance(listen[0], str)):
+            listen = [listen]  # type: ignore[list-item]
+        self._places: list[tuple[str, int] | socket.socket] = list(listen)  # type: ignore[arg-type]
+        self._sink = sink
+        self._log = log or NullLog()
+        self._observer = observer
+        self._drain_s = drain_s
+        self._config = config
+        self._service: Service | None = None
+        self.addresses: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def port(self) -> int:
+        """The first address's port."""
+        return self.addresses[0][1]
+
+    async def start(self) -> None:
+        """Bind and serve.  OSError when an address can't be bound, errors.ConfigError for a faulty configuration."""
+        from fastsmtp.sink import as_sink
+
+        values = dict(self._config)
+        values.setdefault("accept", [{"domain": ["*"], "deliver": "discard"}])
+        loaded = load(values=values)
+        settings = loaded.settings
+        sockets = [_bind(place) for place in self._places]
+        try:
+            service = Service(
+                settings=settings,
+                log=self._log,
+                counters=Counters(1, _CLIENT_SLOTS).region(0),
+                sink=as_sink(self._sink, limits=settings[0].limits),
+                tls=[_tls_of(one) for one in settings],
+                observer=self._observer,
+            )
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        self._service = service
+        self.addresses = tuple(sock.getsockname()[:2] for sock in sockets)
+        for sock in sockets:
+            await service.listen(0, sock)
+
+    async def stop(self) -> None:
+        """Finish what is open, for drain_s at most, and close."""
+        service, self._service = self._service, None
+        if service is not None:
+            await service.drain(self._drain_s)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def serve_forever(self) -> None:
+        """Serve until cancelled."""
+        async with self:
+            await asyncio.get_running_loop().create_future()
+
+
+def _bind(place: tuple[str, int] | socket.socket) -> socket.socket:
+    if isinstance(place, socket.socket):
+        return place
+    family, kind, number, _, address = socket.getaddrinfo(
+        *place, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, kind, number)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _tls_of(settings: Settings) -> ServerTls | None:
+    """The engine of the certificate that the configuration names; a program without one offers no TLS."""
+    if settings.listen.tls == "off" or not settings.tls.certificate:
+        return None
+    from fastsmtp.tls import ServerTls, read_credentials
+
+    names = {one.name: read_credentials(one.certificate, one.key) for one in settings.tls.names}
+    return ServerTls(
+        read_credentials(settings.tls.certificate, settings.tls.key), names, minimum=settings.tls.minimum
+    )

@@ -1,7 +1,7 @@
 """fastsmtp.Server: the same engine in a program of yours.
 
     async def keep(message):
-        print(message.envelope.sender, await message.body())
+        print(message.envelope.sender, len(await message.content()))
 
     async with fastsmtp.Server(sink=keep, listen=("127.0.0.1", 0)) as server:
         ...                       # server.port is the port
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,16 +24,14 @@ from fastsmtp._counters import Counters
 from fastsmtp.config.load import load
 from fastsmtp.config.settings import Settings
 from fastsmtp.log import Log, NullLog
-from fastsmtp.sink import Sink
+from fastsmtp.queue.spool import Budget
+from fastsmtp.sink import CallableSink, Handler, Sink
 from fastsmtp.smtp.service import Service
 
 if TYPE_CHECKING:
-    from fastsmtp.message import Message
     from fastsmtp.policy.runner import Observer
-    from fastsmtp.reply import Reply
     from fastsmtp.tls import ServerTls
 
-Handler = Callable[["Message"], Awaitable["Reply | None"]]
 # One process has few clients at once; the daemon's table is larger.
 _CLIENT_SLOTS = 4_096
 
@@ -82,8 +80,6 @@ class Server:
 
     async def start(self) -> None:
         """Bind and serve.  OSError when an address can't be bound, errors.ConfigError for a faulty configuration."""
-        from fastsmtp.sink import as_sink
-
         values = dict(self._config)
         values.setdefault("accept", [{"domain": ["*"], "deliver": "discard"}])
         loaded = load(values=values)
@@ -94,7 +90,7 @@ class Server:
                 settings=settings,
                 log=self._log,
                 counters=Counters(1, _CLIENT_SLOTS).region(0),
-                sink=as_sink(self._sink, limits=settings[0].limits),
+                sink=self._as_sink(settings[0].limits.body_memory_bytes),
                 tls=[_tls_of(one) for one in settings],
                 observer=self._observer,
             )
@@ -106,6 +102,11 @@ class Server:
         self.addresses = tuple(sock.getsockname()[:2] for sock in sockets)
         for sock in sockets:
             await service.listen(0, sock)
+
+    def _as_sink(self, body_memory_bytes: int) -> Sink:
+        if hasattr(self._sink, "open"):
+            return self._sink
+        return CallableSink(self._sink, budget=Budget(body_memory_bytes), log=self._log)
 
     async def stop(self) -> None:
         """Finish what is open, for drain_s at most, and close."""

@@ -456,6 +456,7 @@ class Connection(asyncio.BufferedProtocol):
         conversation.apply(decision)
         facts.helo = helo
         if decision.reply is None:
+            session.restart()
             session.reply(profile.service.banner(profile))
         else:
             conversation.log_refusal(decision)

@@ -24,11 +24,11 @@ from fastsmtp.policy.facts import Client, Facts, Origin, Phase, TlsFacts
 from fastsmtp.policy.runner import Round
 from fastsmtp.smtp import proxy, xclient
 from fastsmtp.smtp.conversation import HANDLERS, Conversation, Wait
-from fastsmtp.smtp.start_tls import Upgrade
+from fastsmtp.smtp.start_tls import Failed, Outcome, Raised, Upgrade
 
 if TYPE_CHECKING:
     from fastsmtp.smtp.listener import Listener
-    from fastsmtp.tls import Handshake
+    from fastsmtp.tls import ServerTls
 
 # RFC 5321 section 4.5.3.2.7: a server should wait at least 5 minutes for the next command.
 COMMAND_S = 300.0
@@ -69,7 +69,7 @@ class Connection(asyncio.BufferedProtocol):
         "__weakref__", "_accepted_s", "_body_mark", "_commands", "_conversation", "_counted", "_is_busy",
         "_has_quit", "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_listener", "_profile", "_proxy", "_raw",
         "_received", "_session", "_session_deadline", "_session_id", "_task", "_timer", "_transaction_deadline",
-        "_transport", "_upgrade", "_window", "deadline", "life",
+        "_transport", "_upgrade", "_waiting", "_window", "deadline", "life",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -98,6 +98,7 @@ class Connection(asyncio.BufferedProtocol):
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._upgrade: Upgrade | None = None
+        self._waiting: Round | None = None
         self.deadline = NEVER
         self.life = Life.DECIDING
 
@@ -135,19 +136,27 @@ class Connection(asyncio.BufferedProtocol):
         self._session = Session(profile.xclient_terms if may_xclient else profile.terms, self._session_id.encode())
         facts = Facts(self._session_id, profile.settings.listen.name, local_address, client)
         self._conversation = Conversation(profile, self._session, facts)
-        self._introduce(facts, self._admitted)
-
-    def _introduce(self, facts: Facts, then: Callable[[Decision], None]) -> None:
-        """Run CLIENT, count the connection, run CONNECT; then() gets the decision."""
         self.life = Life.DECIDING
         self.deadline = self._session_deadline
+        decision = self._introduce(facts)
+        if type(decision) is Decision:
+            self._admitted(decision)
+        elif self._is_implicit:
+            # The ClientHello must meet the handshake and nobody else: the questions wait until it is done.
+            self._waiting = decision  # type: ignore[assignment]
+            self._before_handshake()
+        else:
+            self._spawn(self._decide_later(decision, self._admitted))  # type: ignore[arg-type]
 
-        def granted(decision: Decision) -> None:
-            self._conversation.apply(decision)
-            self._count(facts)
-            self._decide(Phase.CONNECT, then)
-
-        self._decide(Phase.CLIENT, granted)
+    def _introduce(self, facts: Facts) -> Decision | Round:
+        """Run CLIENT, count the connection, run CONNECT."""
+        plan = self._profile.plan
+        granted = plan.run(Phase.CLIENT, facts)
+        if type(granted) is not Decision:
+            raise TypeError("a CLIENT stage asks no questions: what it grants is needed at once")
+        self._conversation.apply(granted)
+        self._count(facts)
+        return plan.run(Phase.CONNECT, facts)
 
     def _count(self, facts: Facts) -> None:
         """Count this connection for its client, or only in all for a relay client; fill in the facts."""
@@ -166,6 +175,10 @@ class Connection(asyncio.BufferedProtocol):
                 client.rates[Token.CONNECTIONS] = profile.rate(client, Token.CONNECTIONS)
         facts.connections = counters.connections()
 
+    @property
+    def _is_implicit(self) -> bool:
+        return self._profile.settings.listen.tls == "implicit" and self._profile.tls is not None
+
     def _uncount(self) -> None:
         if self._counted:
             self._profile.counters.disconnect(self._counted)
@@ -176,15 +189,15 @@ class Connection(asyncio.BufferedProtocol):
     def _admitted(self, decision: Decision) -> None:
         """CONNECT has decided."""
         self._conversation.apply(decision)
-        is_implicit = self._profile.settings.listen.tls == "implicit" and self._profile.tls is not None
+        needs_handshake = self._is_implicit and self._conversation.facts.tls is None
         if decision.verdict is not Verdict.PASS:
             self._conversation.log_refusal(decision)
-            if is_implicit:
+            if needs_handshake:
                 # Nothing can be said before the handshake, and a handshake is what we can't afford.
                 self._raw.close()
             else:
                 self._refuse_greeting(decision)
-        elif is_implicit:
+        elif needs_handshake:
             self._before_handshake()
         else:
             self._hold_greeting()
@@ -274,6 +287,12 @@ class Connection(asyncio.BufferedProtocol):
                 self._transport.abort()
         elif life is Life.PROXY:
             self._read_proxy(size)
+        elif life is Life.HANDSHAKE:
+            # The client's first words came with the end of its handshake.
+            self._upgrade.settle()  # type: ignore[union-attr]
+            if self.life is not Life.HANDSHAKE:
+                self._received -= size
+                self.buffer_updated(size)
         elif life is not Life.CLOSED:
             session = self._session
             session.feed(self._listener.service.buffer, size)
@@ -310,6 +329,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The client has shut down its side.  What it sent before is still answered."""
+        if self._upgrade is not None:
+            self._upgrade.settle()
         self._is_eof = True
         if self.life is Life.TALKING and (self._is_busy or self._is_write_paused):
             # uvloop closes for us unless told not to; under TLS it does so in any case.
@@ -349,6 +370,9 @@ class Connection(asyncio.BufferedProtocol):
                     break
         except Exception as error:  # noqa: BLE001 - whatever it is, it is our defect: 451, logged, and the others live on
             conversation.failed(error)
+        if self.life is not Life.TALKING:
+            # A handshake has begun; what was to be said in clear is said.
+            return
         self._flush()
         if session.is_closing:
             self._finish()
@@ -416,14 +440,21 @@ class Connection(asyncio.BufferedProtocol):
             self._go_on()
 
     def _pause_reading(self) -> None:
+        """Hold the client back.  Under TLS both: the raw transport, so that the kernel keeps what the client sends
+        (the TLS layer alone would go on reading up to 256 kB), and the TLS one for records that were read before.
+        """
         if self._is_reading and not self._raw.is_closing():
             self._is_reading = False
             self._raw.pause_reading()
+            if self._transport is not self._raw:
+                self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
         if not self._is_reading and not self._raw.is_closing():
             self._is_reading = True
             self._raw.resume_reading()
+            if self._transport is not self._raw:
+                self._transport.resume_reading()
 
     # --- XCLIENT and TLS -------------------------------------------------------------------------
 
@@ -450,9 +481,7 @@ class Connection(asyncio.BufferedProtocol):
         conversation = self._conversation
         profile = self._profile
         facts = conversation.facts
-        conversation.apply(await profile.settle(profile.plan.run(Phase.CLIENT, facts)))
-        self._count(facts)
-        decision = await profile.settle(profile.plan.run(Phase.CONNECT, facts))
+        decision = await profile.settle(self._introduce(facts))
         conversation.apply(decision)
         facts.helo = helo
         if decision.reply is None:
@@ -504,7 +533,53 @@ class Connection(asyncio.BufferedProtocol):
         self._handshake()
 
     def _handshake(self) -> None:
-        raise NotImplementedError
+        """Raise the connection to TLS; called inside a callback of the transport, before it reads again."""
+        service = self._listener.service
+        tls: ServerTls = self._profile.tls  # type: ignore[assignment]
+        timeout_s = STRESSED_HANDSHAKE_S if service.is_stressed else HANDSHAKE_S
+        self._flush()
+        self.life = Life.HANDSHAKE
+        self.deadline = NEVER
+        self._is_reading = False
+        self._upgrade = Upgrade(
+            service.loop, self._raw, self, tls.context, timeout_s=timeout_s, done=self._handshake_over
+        )
+
+    def _handshake_over(self, outcome: Outcome) -> None:
+        self._upgrade = None
+        if self.life is Life.CLOSED:
+            return
+        self._is_reading = True
+        if isinstance(outcome, Failed):
+            facts = self._conversation.facts
+            self._conversation.has_logged = True
+            self._profile.log.line(
+                "tls_failed", id=facts.session_id, client=facts.client.address.text, reason=outcome.reason
+            )
+            self._ended()
+            return
+        self._guarded(self._raised, outcome)
+
+    def _raised(self, outcome: Raised) -> None:
+        """TLS stands: the session starts over (RFC 3207 section 4.2), or begins."""
+        profile = self._profile
+        self._transport = outcome.transport
+        facts = self._conversation.facts
+        agreed = profile.tls.handshake(outcome.ssl_object)  # type: ignore[union-attr]
+        facts.tls = TlsFacts(
+            agreed.protocol, agreed.cipher, agreed.bits, agreed.server_name, is_resumed=agreed.is_resumed
+        )
+        self._session.restart(is_tls=True)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self.life = Life.DECIDING
+            self.deadline = self._session_deadline
+            self._spawn(self._decide_later(waiting, self._admitted))
+        elif self._is_implicit:
+            self._hold_greeting()
+        else:
+            self.life = Life.TALKING
+            self._await_command()
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -628,6 +703,12 @@ class Connection(asyncio.BufferedProtocol):
             transport.write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._ended()
+
+    def _ended(self) -> None:
+        """The connection is gone.  May be called twice: a failed handshake ends it, and then perhaps the loop does."""
+        if self.life is Life.CLOSED:
+            return
         self.life = Life.CLOSED
         self._is_reading = False
         self._listener.closed(self)
@@ -644,6 +725,10 @@ class Connection(asyncio.BufferedProtocol):
         if not conversation.has_logged:
             facts = conversation.facts
             self._profile.log.line(
-                "disconnect", id=facts.session_id, client=facts.client.address.text, helo=facts.helo,
-                commands=self._session.commands, bytes_in=self._received,
-            )  # fmt: skip
+                "disconnect",
+                id=facts.session_id,
+                client=facts.client.address.text,
+                helo=facts.helo,
+                commands=self._session.commands,
+                bytes_in=self._received,
+            )

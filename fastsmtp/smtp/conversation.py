@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastsmtp import _session, reply
 from fastsmtp._body import HeaderScanner
 from fastsmtp._session import Event, Session
-from fastsmtp.errors import NextHopDown, NextHopGarbled, StorageFull, TemporaryError
+from fastsmtp.errors import TemporaryError
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy.decision import (
     AddHeader,
@@ -39,13 +39,6 @@ if TYPE_CHECKING:
     from fastsmtp.smtp.profile import Profile
 
 Wait = Coroutine[Any, Any, None] | None
-
-# What a client is told when the world failed; the text of the exception stays in the log.
-_WORLD = (
-    (StorageFull, reply.STORAGE_FULL),
-    (NextHopDown, reply.NEXT_HOP_DOWN),
-    (NextHopGarbled, reply.NEXT_HOP_GARBLED),
-)
 
 
 class Conversation:
@@ -383,10 +376,7 @@ class Conversation:
             reason=f"{type(error).__name__}: {error}",
         )
         self._abort()
-        for kind, answer in _WORLD:
-            if isinstance(error, kind):
-                return answer
-        return reply.OUR_DEFECT
+        return reply.of_error(error)
 
     def _log_refusal(self, refusal: Reply, stage: str) -> None:
         facts = self.facts

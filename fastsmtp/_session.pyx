@@ -544,7 +544,8 @@ cdef class Session:
             self.is_tls = True
         if self._open == 1 + <int>ON_XCLIENT:
             self.state = NEW
-        else:
+        elif self.state != NEW:
+            # An implicit TLS listener greets after the handshake: it stays NEW.
             self._open = 0
             self.state = FRESH
 

@@ -21,7 +21,7 @@ BUSY = defer(reply.OVERLOADED)
 
 
 def settings(**policy: Any) -> Settings:
-    return load(values={"hostname": "mx.example", "accept": [{"domain": ["*"]}], "policy": policy}).settings[0]
+    return load(values={"hostname": "mx.example", "accept": [{"domain": ["*"], "deliver": "discard"}], "policy": policy}).settings[0]
 
 
 def facts(*, skips_checks: bool = False) -> Facts:

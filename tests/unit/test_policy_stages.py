@@ -20,7 +20,7 @@ BASE: dict[str, Any] = {
     "hostname": "mx.example",
     "postmaster": "postmaster@example.org",
     "accept": [
-        {"domain": ["example.org"], "deliver": "maildir:/mail", "pass_client": "xclient"},
+        {"domain": ["example.org"], "deliver": "maildir:/mail"},
         {"domain": [".example.net"], "deliver": "discard"},
     ],
 }

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -41,6 +41,7 @@ class Server:
 
     sink      `async def sink(message)`: returns None (250) or a Reply; or an object with the Sink protocol
     listen    (host, port), or several of them, or bound sockets; port 0: any free one
+    listener  the keys of its [[listen]] but the address: {"greeting_delay_s": 1.0, "proxy_from": [...]}
     log       where log lines go: an object with line(event, **fields) and flush(); default: nowhere
     observer  told of every policy stage that ran
     drain_s   at the end, seconds for open transactions to finish
@@ -58,6 +59,7 @@ class Server:
         *,
         listen: tuple[str, int] | socket.socket | Sequence[tuple[str, int] | socket.socket] = ("127.0.0.1", 0),
         log: Log | None = None,
+        listener: Mapping[str, Any] | None = None,
         observer: Observer | None = None,
         drain_s: float = 5.0,
         **config: Any,
@@ -70,6 +72,7 @@ class Server:
         self._observer = observer
         self._drain_s = drain_s
         self._config = config
+        self._listener = dict(listener or {})
         self._service: Service | None = None
         self.addresses: tuple[tuple[str, int], ...] = ()
 
@@ -81,6 +84,7 @@ class Server:
     async def start(self) -> None:
         """Bind and serve.  OSError when an address can't be bound, errors.ConfigError for a faulty configuration."""
         values = dict(self._config)
+        values["listen"] = [self._listener]
         values.setdefault("accept", [{"domain": ["*"], "deliver": "discard"}])
         loaded = load(values=values)
         settings = loaded.settings

@@ -67,6 +67,10 @@ ROWS = [
 ]
 
 
+class Refused(Exception):
+    """A server does not bear this kind of load."""
+
+
 def build_generator() -> pathlib.Path:
     """Compile smtpload.c unless it is newer than its source."""
     source = pathlib.Path(__file__).resolve().parent / "smtpload.c"
@@ -92,9 +96,11 @@ def generate(program: pathlib.Path, server: Running, arguments: tuple[str, ...],
         timeout=seconds + 120,
     )  # fmt: skip
     after = measure.settled_cpu_s(server.pid)
-    if done.returncode != 0 or not done.stdout:
-        raise RuntimeError(f"{server.server.name}: {done.stderr or done.stdout}")
+    if not done.stdout:
+        raise RuntimeError(f"{server.server.name}: {done.stderr}")
     report: Json = json.loads(done.stdout)
+    if report["errors"]:
+        raise Refused(f"{report['errors']} errors, the first: {report['first_error']}")
     report["cpu_us"] = (after - before) * 1e6 / max(report["messages"], 1)
     return report
 
@@ -173,6 +179,7 @@ class Bench:
     def load(self) -> None:
         """CPU per message, messages a second, latency: all servers, all rows, one worker."""
         reports: dict[tuple[str, str], list[Json]] = {}
+        refused: dict[tuple[str, str], str] = {}
         with contextlib.ExitStack() as stack:
             up = [stack.enter_context(self.start(server)) for server in self.servers]
             for server in up:
@@ -180,12 +187,20 @@ class Bench:
             for _ in range(self.options.repeat):
                 for row in ROWS:
                     for server in up:
-                        report = generate(self.program, server, row.arguments, self.options.seconds)
-                        reports.setdefault((row.title, server.server.name), []).append(report)
+                        key = (row.title, server.server.name)
+                        if key in refused:
+                            continue
+                        try:
+                            report = generate(self.program, server, row.arguments, self.options.seconds)
+                        except Refused as refusal:
+                            refused[key] = str(refusal)
+                            reports.pop(key, None)
+                        else:
+                            reports.setdefault(key, []).append(report)
         results = {key: summary(value) for key, value in reports.items()}
         self.results["load"] = [
             {"row": row, "server": server, **result} for (row, server), result in results.items()
-        ]
+        ] + [{"row": row, "server": server, "refused": why} for (row, server), why in refused.items()]
         for row in ROWS:
             print(f"{row.title}: {SESSIONS} sessions from {ADDRESSES:,} addresses, one worker")
             sink = results.get((row.title, SMTP_SINK))
@@ -202,9 +217,12 @@ class Bench:
                         f"{result['p99_us'] / 1000:.2f}",
                     ]
                     for server in self.servers
-                    if (result := results[row.title, server.name])
+                    if (result := results.get((row.title, server.name)))
                 ],
             )
+            for (title, name), why in refused.items():
+                if title == row.title:
+                    print(f"{name}: {why}\n")
 
     def workers(self) -> None:
         """CPU per message with 1, 2 and 4 workers, and how connections and work spread over them."""

@@ -264,14 +264,17 @@ def haraka_command(site: Site) -> list[str]:
     (folder / "plugins").mkdir()
     for name, text in {
         "smtp.ini": f"listen=127.0.0.1:{site.port}\nnodes=0\n",
-        "connection.ini": "[max]\nbytes=52428800\n",
+        # It wants every section of the file that it ships.
+        "connection.ini": (NODE_MODULES / "Haraka" / "config" / "connection.ini").read_text(),
         "plugins": "accept\ndiscard\n",
         "loglevel": "ERROR\n",
         "me": "bench.example.org\n",
     }.items():
         (folder / "config" / name).write_text(text)
     (folder / "plugins" / "accept.js").write_text(
-        "exports.hook_rcpt = (next) => next(OK);\nexports.hook_mail = (next) => next(OK);\n"
+        "exports.hook_rcpt = (next) => next(OK);\n"
+        "exports.hook_mail = (next) => next(OK);\n"
+        'exports.hook_lookup_rdns = (next) => next(OK, "unknown");\n'
     )
     (folder / "plugins" / "discard.js").write_text("exports.hook_queue = (next) => next(OK);\n")
     return ["node", str(NODE_MODULES / "Haraka" / "bin" / "haraka"), "-c", str(folder)]
@@ -387,7 +390,7 @@ def behind_slow_next_hop(next_hop_port: int) -> Server:
 
 def install_npm_peers() -> None:
     """Fetch node's servers into build/peers; without npm they are left out with the reason."""
-    if shutil.which("npm"):
+    if shutil.which("npm") and any(not (NODE_MODULES / name).exists() for name in ("smtp-server", "Haraka")):
         NODE_MODULES.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--omit=optional", "--prefix",

@@ -25,6 +25,7 @@ from __future__ import annotations
 import os
 import ssl
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -273,6 +274,24 @@ class ServerTls:
                 chosen = found
         # Certificate and key only: ciphers, versions and ticket keys stay those of self.context.
         ssl_object.context = chosen
+
+
+def ignore_bad_server_names() -> None:
+    """Keep clients from writing tracebacks to our stderr; for a process of ours, once at its start.
+
+    A server name that isn't ASCII ends its own handshake inside the ssl module, which reports it through
+    sys.unraisablehook (CPython 3.11 to 3.13): several unbounded lines a connection, on a stderr that may block.
+    Everything else still goes to the hook that is in place now.
+    """
+    report = sys.unraisablehook
+
+    def report_others(unraisable: sys.UnraisableHookArgs) -> None:
+        if not (
+            isinstance(unraisable.exc_value, UnicodeDecodeError) and isinstance(unraisable.object, bytes)
+        ):
+            report(unraisable)
+
+    sys.unraisablehook = report_others
 
 
 def to_ascii(name: str) -> str:

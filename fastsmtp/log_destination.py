@@ -174,6 +174,10 @@ class File:
             sent += written
         return sent
 
+    def fileno(self) -> int:
+        """The open file, to be kept open across a fork."""
+        return self._fd
+
     def reopen(self) -> None:
         """Open the path anew.  When that fails (the directory is not writable) the old file stays in use."""
         try:

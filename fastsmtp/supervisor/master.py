@@ -208,8 +208,7 @@ class Master:
         account, warning = privilege.account_for(plan.user, addresses)
         if warning:
             self._log.line("notice", what="user", reason=warning)
-        if account is not None:
-            plan.own(account.uid, account.gid)
+        plan.own(None if account is None else (account.uid, account.gid))
         self._account = account
         gc.collect()
         gc.freeze()
@@ -233,7 +232,10 @@ class Master:
         self._log.flush()
 
         def body() -> int:
-            return live(plan, number, region, seat, theirs, account=account, descriptors=descriptors)
+            return live(
+                plan, number, index, region,
+                sockets=seat, channel=theirs, account=account, descriptors=descriptors,
+            )  # fmt: skip
 
         keep = [theirs.fileno(), *plan.descriptors, *(fd for _, fd in seat)]
         try:

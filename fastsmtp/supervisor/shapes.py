@@ -32,12 +32,14 @@ class Seat:
     """What a worker is given.
 
     number       0, 1, ... within its generation; for names in logs
+    identity     a small number that no other live worker has, of this generation or another
     region       its counters
     sockets      (index of the Listener, listening socket): at least one for each address
     descriptors  how many files it may open
     """
 
     number: int
+    identity: int
     region: Region
     sockets: Sequence[tuple[int, socket.socket]]
     descriptors: int
@@ -92,8 +94,8 @@ class Plan(Protocol):
     def kind(self, path: str) -> str:
         """What a watched file is: "cert" or "lists", as in the names of log events."""
 
-    def own(self, uid: int, gid: int) -> None:
-        """Make what workers of this account will write to; called as root, before the fork."""
+    def own(self, account: tuple[int, int] | None) -> None:
+        """Make what workers of this account (uid, gid; None: ours) will write to, before the fork."""
 
     def check(self, files: Mapping[str, bytes]) -> None:
         """Raise ConfigError if these contents can't be used.  Called in a child of its own."""

@@ -16,6 +16,7 @@ import socket
 import time
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Final
 
 from fastsmtp._counters import Region
@@ -24,6 +25,13 @@ from fastsmtp.supervisor import privilege
 from fastsmtp.supervisor.channel import Channel
 from fastsmtp.supervisor.privilege import Account
 from fastsmtp.supervisor.shapes import Plan, Running, Seat
+
+# Imported by the master, so that it is there once for all workers.
+uvloop: ModuleType | None
+try:
+    import uvloop
+except ImportError:
+    uvloop = None
 
 START_FAILED: Final = 71
 """EX_OSERR of sysexits.h."""
@@ -35,10 +43,11 @@ DRAIN_S: Final = 30.0
 def live(
     plan: Plan,
     number: int,
+    identity: int,
     region: Region,
+    *,
     sockets: Sequence[tuple[int, int]],
     channel: Channel,
-    *,
     account: Account | None,
     descriptors: int,
 ) -> int:
@@ -51,7 +60,11 @@ def live(
         channel.say("failed", f"cannot become {account.name if account else 'itself'}: {error.strerror}")
         return START_FAILED
     seat = Seat(
-        number, region, [(listener, socket.socket(fileno=fd)) for listener, fd in sockets], descriptors
+        number,
+        identity,
+        region,
+        [(listener, socket.socket(fileno=fd)) for listener, fd in sockets],
+        descriptors,
     )
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(_Worker(plan, seat, channel).run())
@@ -59,11 +72,7 @@ def live(
 
 def new_loop() -> asyncio.AbstractEventLoop:
     """uvloop's where there is one."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    return asyncio.new_event_loop() if uvloop is None else uvloop.new_event_loop()
 
 
 class _Worker:

@@ -57,7 +57,7 @@ class StandIn:
     def kind(self, path: str) -> str:
         return "cert" if path.endswith(".pem") else "lists"
 
-    def own(self, uid: int, gid: int) -> None:
+    def own(self, account: tuple[int, int] | None) -> None:
         """Nothing is written."""
 
     def check(self, files: Mapping[str, bytes]) -> None:

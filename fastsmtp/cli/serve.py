@@ -1,0 +1,68 @@
+"""fastsmtp serve: take mail, until told to stop."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fastsmtp.cli.flags import make_parser, parse_flags
+from fastsmtp.cli.version import version
+
+if TYPE_CHECKING:
+    from fastsmtp.config.load import Loaded
+
+EX_OSERR = 71
+"""The workers could not start, or the system failed us; sysexits.h.  1: the configuration is wrong."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Serve until SIGTERM or SIGINT; ConfigError when the configuration has faults."""
+    parser = make_parser("serve", "Take mail. Without a configuration: a trial on 127.0.0.1:2525.")
+    flags, _ = parse_flags(parser, arguments)
+
+    from fastsmtp.config.load import load
+    from fastsmtp.supervisor.master import Master, StartFailed
+    from fastsmtp.supervisor.plan import ServerPlan
+    from fastsmtp.supervisor.shapes import Plan
+
+    loaded = load(flags)
+    for note in notes(loaded):
+        print(f"fastsmtp: {note}", file=sys.stderr)
+
+    def on_ready(plan: Plan, addresses: list[list[tuple[str, int]]]) -> None:
+        print(ready_line(loaded, plan.workers, addresses), flush=True)
+
+    try:
+        return Master(ServerPlan(loaded), lambda: ServerPlan(load(flags)), on_ready=on_ready).run()
+    except StartFailed as error:
+        print(f"fastsmtp: {error}", file=sys.stderr)
+        return EX_OSERR
+
+
+def notes(loaded: Loaded) -> list[str]:
+    """What the operator should know before the server is ready."""
+    found = [f"warning: {warning}" for warning in loaded.warnings]
+    if loaded.config.deliver.queue or any(accept.queue for accept in loaded.config.accept):
+        found.append(
+            "the durable queue (queue = true) is not part of this version: "
+            "mail is handed over before the 250, as with --no-queue"
+        )
+    return found
+
+
+def ready_line(loaded: Loaded, workers: int, addresses: Sequence[Sequence[tuple[str, int]]]) -> str:
+    """One line; for the trial another, with the first mail."""
+    from fastsmtp.supervisor.sockets import show
+
+    where = ", ".join(show(*address) for listener in addresses for address in listener)
+    line = f"fastsmtp {version()} ready: {where} ({workers} worker{'s'[: workers != 1]})"
+    if not loaded.is_trial:
+        return line
+    maildir = loaded.config.accept[0].deliver.removeprefix("maildir:")
+    url = show(*addresses[0][0])
+    return (
+        f"{line}; mail is kept in {maildir}\n"
+        f"the first mail: curl --crlf --url smtp://{url} --mail-from a@example.org --mail-rcpt b@example.org "
+        "--upload-file message.txt"
+    )

@@ -1,0 +1,246 @@
+"""The plan that serves SMTP: a loaded configuration with its TLS contexts and its log, and what a worker makes of it.
+
+The master makes it, so private keys are read while it still is root, and every
+worker inherits the same contexts: a ticket of one resumes on any other.
+Contents of changed files come in as bytes; workers open none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+from fastsmtp.certificate import self_made
+from fastsmtp.config.endpoint import parse_endpoint
+from fastsmtp.config.host import Host
+from fastsmtp.config.lists import Lists
+from fastsmtp.config.load import Loaded
+from fastsmtp.config.model import Tls
+from fastsmtp.config.settings import Settings, compile_settings
+from fastsmtp.errors import ConfigError
+from fastsmtp.log import LogWriter
+from fastsmtp.log_destination import Destination, File, open_destination
+from fastsmtp.log_format import JsonLines, Logfmt
+from fastsmtp.queue.disk import ThreadDisk
+from fastsmtp.queue.spool import Budget
+from fastsmtp.sink import DirectSink
+from fastsmtp.smtp.service import Service
+from fastsmtp.supervisor.shapes import Listener, Seat
+from fastsmtp.tls import Credentials, ServerTls, key_mode_faults, read_credentials
+
+SPOOL = "spool"
+MAILDIR = "maildir"
+
+
+class ServerPlan:
+    """See shapes.Plan."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        """ConfigError: a certificate, the log or the state directory can't be used."""
+        config = loaded.config
+        self.loaded = loaded
+        self.workers = config.workers or Host().cores()
+        self.user = config.user
+        self.state = config.state
+        self.listeners: Sequence[Listener] = [_listener(one) for one in loaded.settings]
+        self.settings: tuple[Settings, ...] = loaded.settings
+        self.lists = loaded.lists
+        self._pem: dict[str, bytes] = {}
+        self._made: dict[Tls, Credentials] = {}
+        make_directory(self.state, 0o755)
+        self._tls = {table: self._server_tls(table) for table in self._tables()}
+        self.watched = [*self.lists.files, *self._pem]
+        self._destination = open_destination(config.log.to)
+        self.log = self._writer(self._destination)
+
+    # --- what the master asks ----------------------------------------------------------------------
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        return [self._destination.fileno()] if isinstance(self._destination, File) else []
+
+    def kind(self, path: str) -> str:
+        return "cert" if path in self._pem else "lists"
+
+    def own(self, account: tuple[int, int] | None) -> None:
+        """Spooled bodies belong to the workers; so does the trial's Maildir, nobody else would make it theirs."""
+        spool = os.path.join(self.state, SPOOL)
+        make_directory(spool, 0o700)
+        theirs = [spool]
+        if self.loaded.is_trial:
+            maildir = os.path.join(self.state, MAILDIR)
+            make_directory(maildir, 0o700)
+            theirs += [maildir, *(os.path.join(maildir, name) for name in ("tmp", "new", "cur"))]
+        if account is None:
+            return
+        for path in theirs:
+            # A Maildir gets the three with its first mail; an earlier trial may have been root's.
+            with suppress(FileNotFoundError):
+                os.chown(path, *account, follow_symlinks=False)
+
+    def check(self, files: Mapping[str, bytes]) -> None:
+        compile_settings(self.loaded.config, self._lists_with(files))
+        if any(path in self._pem for path in files):
+            faults = [fault for path in self._keys() for fault in key_mode_faults(path)]
+            if faults:
+                raise ConfigError(*faults)
+            pem = self._pem | self._pem_of(files)
+            for table in self._tls:
+                ServerTls(*_credentials(table, pem, self._made.get(table)), minimum=table.minimum)
+
+    def replace(self, files: Mapping[str, bytes]) -> bool:
+        self.replace_tls(files)
+        self.replace_lists(files)
+        return True
+
+    def renew(self) -> ServerPlan:
+        fresh = copy.copy(self)
+        fresh._pem = dict(self._pem)
+        fresh._made = {}
+        fresh._tls = {table: fresh._server_tls(table) for table in self._tls}
+        return fresh
+
+    async def start(self, seat: Seat) -> ServerWorker:
+        log = self._writer(
+            self._destination
+            if isinstance(self._destination, File)
+            else open_destination(self.loaded.config.log.to)
+        )
+        config = self.loaded.config
+        sink = DirectSink(
+            disk=ThreadDisk(),
+            budget=Budget(max(one.limits.body_memory_bytes for one in self.settings)),
+            spool_directory=os.path.join(self.state, SPOOL),
+            hostname=config.hostname,
+            log=log,
+        )
+        service = Service(
+            settings=self.settings,
+            log=log,
+            counters=seat.region,
+            sink=sink,
+            tls=self.tls_of_listeners(),
+            worker=seat.identity,
+            descriptors=seat.descriptors,
+        )
+        for listener, sock in seat.sockets:
+            await service.listen(listener, sock)
+        return ServerWorker(self, service, log)
+
+    # --- TLS ---------------------------------------------------------------------------------------
+
+    def tls_of_listeners(self) -> list[ServerTls | None]:
+        return [None if one.listen.tls == "off" else self._tls[one.tls] for one in self.settings]
+
+    def _tables(self) -> list[Tls]:
+        """Each [tls] table that a listener uses, once."""
+        return list(dict.fromkeys(one.tls for one in self.settings if one.listen.tls != "off"))
+
+    def _server_tls(self, table: Tls) -> ServerTls:
+        for certificate, key in _pairs(table):
+            for path in (certificate, key or certificate):
+                if path not in self._pem:
+                    # Every fault in words of the operator's; then the bytes that are kept.
+                    read_credentials(certificate, key)
+                    self._pem[path] = pathlib.Path(path).read_bytes()
+        if not table.certificate:
+            # Kept: a worker could not read it any more.
+            self._made[table] = self_made(pathlib.Path(self.state), self.loaded.config.hostname)
+        return ServerTls(*_credentials(table, self._pem, self._made.get(table)), minimum=table.minimum)
+
+    def _keys(self) -> Iterator[str]:
+        for table in self._tls:
+            for certificate, key in _pairs(table):
+                yield key or certificate
+
+    def _pem_of(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        return {path: contents for path, contents in files.items() if path in self._pem}
+
+    def replace_tls(self, files: Mapping[str, bytes]) -> None:
+        changed = self._pem_of(files)
+        if not changed:
+            return
+        self._pem |= changed
+        for table, server_tls in self._tls.items():
+            if any(path in changed for pair in _pairs(table) for path in pair):
+                server_tls.replace(*_credentials(table, self._pem, self._made.get(table)))
+
+    # --- lists -------------------------------------------------------------------------------------
+
+    def _lists_with(self, files: Mapping[str, bytes]) -> Lists:
+        lists = self.lists
+        for path, contents in files.items():
+            if path in lists.files:
+                lists = lists.with_file(path, contents)
+        return lists
+
+    def replace_lists(self, files: Mapping[str, bytes]) -> None:
+        lists = self._lists_with(files)
+        if lists is not self.lists:
+            self.settings = compile_settings(self.loaded.config, lists)
+            self.lists = lists
+
+    # --- log ---------------------------------------------------------------------------------------
+
+    def _writer(self, destination: Destination) -> LogWriter:
+        return LogWriter(destination, JsonLines() if self.loaded.config.log.format == "json" else Logfmt())
+
+
+class ServerWorker:
+    """See shapes.Running."""
+
+    def __init__(self, plan: ServerPlan, service: Service, log: LogWriter) -> None:
+        self._plan = plan
+        self._service = service
+        self._log = log
+
+    async def replace(self, files: Mapping[str, bytes]) -> None:
+        """Certificates here and now, in between two handshakes; a long list is read in a thread of its own."""
+        plan = self._plan
+        plan.replace_tls(files)
+        await asyncio.get_running_loop().run_in_executor(None, plan.replace_lists, files)
+        self._service.update(plan.settings)
+
+    async def drain(self, timeout_s: float) -> None:
+        await self._service.drain(timeout_s)
+
+    async def close(self) -> None:
+        await self._service.close()
+        self._log.flush()
+
+
+def make_directory(path: str, mode: int) -> None:
+    """ConfigError if it isn't there and can't be made."""
+    try:
+        os.makedirs(path, mode, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"state: cannot make {path}: {error.strerror}") from None
+
+
+def _listener(settings: Settings) -> Listener:
+    listen = settings.listen
+    return Listener(listen.name, tuple(parse_endpoint(address) for address in listen.address))
+
+
+def _pairs(table: Tls) -> list[tuple[str, str]]:
+    """The certificate and key files of a table."""
+    named = [(name.certificate, name.key) for name in table.names]
+    return [(table.certificate, table.key), *named] if table.certificate else named
+
+
+def _credentials(
+    table: Tls, pem: Mapping[str, bytes], made: Credentials | None
+) -> tuple[Credentials, dict[str, Credentials]]:
+    """(the default, by server name) of a table, from the contents of its files."""
+    default = made or Credentials(
+        pem[table.certificate], pem[table.key or table.certificate], table.certificate
+    )
+    names = {
+        name.name: Credentials(pem[name.certificate], pem[name.key or name.certificate], name.certificate)
+        for name in table.names
+    }
+    return default, names

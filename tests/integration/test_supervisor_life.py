@@ -89,7 +89,7 @@ def test_a_killed_worker_is_replaced(tmp_path: pathlib.Path) -> None:
                 rf"^worker_exit worker=(\d) pid={client.worker} .*signal=SIGKILL delay_s=0.0"
             )
             server.wait_for(rf"^worker_start worker={found[1]} .*reason=replacement")
-            server.wait_for(rf"^worker_ready worker={found[1]}", after=len(server.lines))
+            server.wait_for(rf"^worker_ready worker={found[1]} pid=(?!{client.worker} )")
         for _ in range(50):
             with Client(address) as client:
                 assert client.say(b"PING").startswith(b"250")

@@ -1,52 +1,7 @@
 # The session's C shapes.  Python sees them through _session.pyi.
 
-from fastsmtp._parser cimport Decoder, Limits, Mailbox, Path
-
-
-cdef class Terms:
-    cdef readonly str hostname
-    cdef readonly long long message_bytes
-    cdef readonly int recipients
-    cdef readonly int errors
-    cdef readonly Py_ssize_t command_bytes
-    cdef readonly Py_ssize_t local_bytes
-    cdef readonly Py_ssize_t domain_bytes
-    cdef readonly Py_ssize_t path_bytes
-    cdef readonly bint is_starttls_offered
-    cdef readonly bint is_tls_required
-    cdef readonly bint is_normalizing
-    cdef readonly bint is_xclient_allowed
-    cdef readonly bint is_chunking
-    cdef readonly bint is_smtputf8
-    cdef readonly bint is_dsn
-    cdef readonly bint is_lmtp
-    cdef Limits limits
-    cdef bytes helo             # the answers to HELO and EHLO on the wire
-    cdef bytes ehlo_clear
-    cdef bytes ehlo_tls
-
-    cdef bytes capabilities(self, bint is_tls)
-
-
-cdef class Event:
-    cdef readonly int kind
-    cdef readonly bint is_extended
-    cdef readonly bint is_smtputf8
-    cdef readonly bint is_chunked
-    cdef readonly bint is_fatal
-    cdef readonly int replies
-    cdef readonly long long size_bytes
-    cdef readonly bytes name
-    cdef readonly Path path
-    cdef readonly bytes body
-    cdef readonly bytes ret
-    cdef readonly bytes envid
-    cdef readonly tuple notify
-    cdef readonly bytes orcpt
-    cdef readonly bytes chunk
-    cdef readonly tuple attributes
-    cdef readonly str violation
-    cdef readonly object reply
+from fastsmtp._event cimport Event, Terms
+from fastsmtp._text cimport Decoder
 
 
 cdef class Session:
@@ -62,6 +17,7 @@ cdef class Session:
     cdef int _mode              # what the next octet is part of
     cdef int _open              # 1 + kind of the event that waits for reply(), 0: none
     cdef bint _is_extended      # EHLO, not HELO
+    cdef bint _asks_extended    # the HELO event that waits is EHLO
     cdef bint _is_first         # no command line yet since the greeting or restart()
     cdef bint _is_smtputf8      # of the transaction
     cdef int _refused           # recipients refused in this transaction
@@ -107,6 +63,7 @@ cdef class Session:
     cdef Event _abort(self, str violation, object reply)
     cdef Event _pop(self)
     cdef Event _ask(self, int kind)
+    cdef Event _asked(self, int verb, object found)
     cdef void _end_transaction(self) noexcept
     cdef Event _settle(self)
     cdef Event _read_line(self)
@@ -120,11 +77,5 @@ cdef class Session:
     cdef Event _end_drop(self)
     cdef int _drop(self, object reply) except -1
     cdef Event _command(self, const char *p, Py_ssize_t n)
-    cdef Event _helo(self, const char *p, Py_ssize_t n, bint is_extended)
-    cdef Event _mail(self, const char *p, Py_ssize_t n)
-    cdef object _mail_parameters(self, const char *p, Py_ssize_t n, Py_ssize_t at, Event event)
-    cdef Event _rcpt(self, const char *p, Py_ssize_t n)
-    cdef object _rcpt_parameters(self, const char *p, Py_ssize_t n, Py_ssize_t at, Event event)
     cdef Event _bdat(self, const char *p, Py_ssize_t n, int action)
     cdef Event _starttls(self)
-    cdef Event _xclient(self, const char *p, Py_ssize_t n)

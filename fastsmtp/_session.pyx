@@ -1,6 +1,6 @@
 """The SMTP dialogue of RFC 5321 as one table: bytes in, events out, bytes out.  Sans-IO.
 
-Not here: the grammar (_parser), the texts (reply.py), any opinion (policy).  _session.pyi
+Not here: arguments (_command), grammar (_parser), dots (_text), texts (reply.py), opinions (policy).  _session.pyi
 says how it is used, docs/decisions/0001 why events are pulled.
 
 How it works.  Input is shown by feed() and never copied, but for what is unread at hold().
@@ -18,7 +18,7 @@ END or RESET; only where the session ends at once (QUIT, a fatal VIOLATION) neit
 Framing errors in DATA end the session: once an end of line is in doubt so is the end of the
 message, and what follows may be a second, smuggled one.
 
-Rank 1: pure; imports _parser and reply.
+Rank 1: pure; imports _command, _event, _text and reply.
 """
 
 cimport cython
@@ -27,68 +27,18 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove
 
-from fastsmtp._ascii cimport ALPHA, ATEXT, DIGIT, NAME, is_in, is_word, upper
-from fastsmtp._parser cimport (
-    Fault, Found, Mailbox, Parameter, begin_text, decode, end_text, lowered, make_path, scan_parameter, scan_path,
-    scan_xtext, unquote_xtext, uppered)
+from fastsmtp._ascii cimport ALPHA, is_in, is_word
+from fastsmtp._command cimport Verb, find_verb, read_bdat, read_helo, read_mail, read_rcpt, read_xclient
+from fastsmtp._event cimport Event, Kind, Terms, new_event
+from fastsmtp._table cimport Action, State, action_of
+from fastsmtp._text cimport Found, begin_text, decode, end_text
 
 from fastsmtp import reply as replies
-
-# --- names -------------------------------------------------------------------------------------------
-
-cdef enum Kind:
-    ON_HELO = 0
-    ON_MAIL = 1
-    ON_RCPT = 2
-    ON_DATA = 3
-    ON_BODY = 4
-    ON_END = 5
-    ON_RESET = 6
-    ON_STARTTLS = 7
-    ON_XCLIENT = 8
-    ON_AUTH = 9
-    ON_VIOLATION = 10
-    ON_QUIT = 11
-
-HELO = Kind.ON_HELO
-MAIL = Kind.ON_MAIL
-RCPT = Kind.ON_RCPT
-DATA = Kind.ON_DATA
-BODY = Kind.ON_BODY
-END = Kind.ON_END
-RESET = Kind.ON_RESET
-STARTTLS = Kind.ON_STARTTLS
-XCLIENT = Kind.ON_XCLIENT
-AUTH = Kind.ON_AUTH
-VIOLATION = Kind.ON_VIOLATION
-QUIT = Kind.ON_QUIT
-
-EVENT_NAMES = (
-    "HELO", "MAIL", "RCPT", "DATA", "BODY", "END", "RESET", "STARTTLS", "XCLIENT", "AUTH", "VIOLATION", "QUIT")
-
-cdef enum State:
-    NEW = 0         # not greeted yet: nothing is parsed
-    REFUSED = 1     # greeted with 554: only QUIT is taken (RFC 5321 3.1)
-    FRESH = 2       # greeted
-    READY = 3       # HELO given
-    IN_MAIL = 4     # MAIL accepted, no recipient yet
-    IN_RCPT = 5     # a recipient accepted
-    IN_CHUNKS = 6   # BDAT accepted, LAST not seen
-    IN_DATA = 7     # DATA accepted, up to the reply to the message
-    IN_TLS = 8      # 220 to STARTTLS: input is dropped until restart()
-    CLOSED = 9
-
-STATE_NEW = State.NEW
-STATE_REFUSED = State.REFUSED
-STATE_FRESH = State.FRESH
-STATE_READY = State.READY
-STATE_MAIL = State.IN_MAIL
-STATE_RCPT = State.IN_RCPT
-STATE_CHUNKS = State.IN_CHUNKS
-STATE_DATA = State.IN_DATA
-STATE_TLS = State.IN_TLS
-STATE_CLOSED = State.CLOSED
-STATE_NAMES = ("new", "refused", "fresh", "ready", "mail", "rcpt", "chunks", "data", "tls", "closed")
+from fastsmtp._event import (
+    AUTH, BODY, DATA, END, EVENT_NAMES, HELO, MAIL, QUIT, RCPT, RESET, STARTTLS, VIOLATION, XCLIENT)
+from fastsmtp._table import (
+    STATE_CHUNKS, STATE_CLOSED, STATE_DATA, STATE_FRESH, STATE_MAIL, STATE_NAMES, STATE_NEW, STATE_RCPT, STATE_READY,
+    STATE_REFUSED, STATE_TLS, TABLE)
 
 cdef enum Mode:
     LINE = 0
@@ -96,103 +46,6 @@ cdef enum Mode:
     TEXT = 2
     CHUNK = 3
     DROP = 4
-
-cdef enum Verb:
-    V_UNKNOWN = 0
-    V_HELO = 1
-    V_EHLO = 2
-    V_MAIL = 3
-    V_RCPT = 4
-    V_DATA = 5
-    V_BDAT = 6
-    V_RSET = 7
-    V_NOOP = 8
-    V_VRFY = 9
-    V_EXPN = 10
-    V_HELP = 11
-    V_QUIT = 12
-    V_STARTTLS = 13
-    V_XCLIENT = 14
-    V_AUTH = 15
-    VERBS = 16
-    V_FOREIGN = 17  # another protocol's
-
-# Four capitals as one number.
-cdef enum Word:
-    W_HELO = 0x48454C4F
-    W_EHLO = 0x45484C4F
-    W_MAIL = 0x4D41494C
-    W_RCPT = 0x52435054
-    W_DATA = 0x44415441
-    W_BDAT = 0x42444154
-    W_RSET = 0x52534554
-    W_NOOP = 0x4E4F4F50
-    W_VRFY = 0x56524659
-    W_EXPN = 0x4558504E
-    W_HELP = 0x48454C50
-    W_QUIT = 0x51554954
-    W_AUTH = 0x41555448
-    W_POST = 0x504F5354
-    W_HEAD = 0x48454144
-
-cdef enum Action:
-    PROCEED = 0
-    BAD_SEQUENCE = 1
-    HELO_FIRST = 2
-    NEED_MAIL = 3
-    NEED_RCPT = 4
-    NESTED = 5
-    NOT_OFFERED = 6
-
-# The dialogue.  One letter a state: what happens to the verb there.
-#   .  its function    x  503    h  503 HELO first    m  503 need MAIL    r  503 or 554 need RCPT
-#   n  503 nested      -  502 not offered
-# The next state is the one after a positive answer; "=" stays, "*" is READY when HELO was given.
-cdef tuple _ROWS = (
-    #            refused fresh ready mail rcpt chunks
-    ("?",        "......", "="),
-    ("HELO",     "x.....", "ready"),
-    ("EHLO",     "x.....", "ready"),
-    ("MAIL",     "xh.nnn", "mail"),
-    ("RCPT",     "xhm..x", "rcpt"),
-    ("DATA",     "xhmr.x", "data"),
-    ("BDAT",     "xhmr..", "chunks"),
-    ("RSET",     "x.....", "*"),
-    ("NOOP",     "x.....", "="),
-    ("VRFY",     "x.....", "="),
-    ("EXPN",     "x-----", "="),
-    ("HELP",     "x.....", "="),
-    ("QUIT",     "......", "closed"),
-    ("STARTTLS", "xh.xxx", "tls"),
-    ("XCLIENT",  "x..xxx", "fresh"),
-    ("AUTH",     "x-----", "="),
-)
-cdef dict _HAPPENS = {
-    ".": "proceed", "x": "503 bad sequence", "h": "503 send HELO first", "m": "503 need MAIL",
-    "r": "503 need RCPT, 554 when all were refused", "n": "503 nested MAIL", "-": "502 not offered"}
-
-cdef enum:
-    COLUMNS = 6
-cdef int[VERBS][COLUMNS] _actions
-
-
-def _tabulate() -> tuple:
-    """Fill the C table from _ROWS; returns the same for Python."""
-    rows = []
-    for verb, (name, letters, after) in enumerate(_ROWS):
-        for column, letter in enumerate(letters):
-            _actions[verb][column] = ".xhmrn-".index(letter)
-            state = STATE_NAMES[column + 1]
-            following = state if letter != "." or after == "=" else after
-            if following == "*":
-                following = state if state == "fresh" else "ready"
-            rows.append((name, state, _HAPPENS[letter], following))
-    return tuple(rows)
-
-
-TABLE = _tabulate()
-
-# --- bounds ------------------------------------------------------------------------------------------
 
 cdef enum:
     # What an extension adds to the longest command line, octets: SIZE 26 (RFC 1870), BODY 17 (RFC 6152),
@@ -202,98 +55,17 @@ cdef enum:
     RCPT_MORE = 500
     # Postfix's XCLIENT_README: an XCLIENT command may be as long as a command line and 512 more
     XCLIENT_MORE = 512
-    ENVID_BYTES = 100       # RFC 3461 section 4.4
-    ORCPT_BYTES = 500       # RFC 3461 section 4.2
-    COMMAND_LEAST = 64      # no Terms may allow less: the verb must be known before a line is too long
     OUT_FULL = 16384        # untaken output at which parsing waits: a client may send but never read
     OUT_FIRST = 512
-
-# A chunk over 1 TiB: nobody sends it, and reading it would take hours; the count is a lie.
-cdef long long CHUNK_MOST = 1 << 40
 
 cdef object _OK = replies.OK
 cdef object _START_DATA = replies.START_DATA
 cdef tuple _CHECKS = (
     None, replies.BAD_SEQUENCE, replies.SEND_HELO_FIRST, replies.NEED_MAIL, replies.NEED_RCPT, replies.NESTED_MAIL,
     replies.NOT_OFFERED)
-# http://www.postfix.org/XCLIENT_README.html
-cdef tuple _NOTIFY = (b"NEVER", b"SUCCESS", b"FAILURE", b"DELAY")
-cdef frozenset _XCLIENT_NAMES = frozenset(
-    (b"NAME", b"ADDR", b"PORT", b"PROTO", b"HELO", b"LOGIN", b"DESTADDR", b"DESTPORT"))
 
-
-@cython.final
-cdef class Terms:
-    """What this listener offers and enforces; see _session.pyi."""
-
-    def __cinit__(
-        self, *, str hostname not None, long long message_bytes=52_428_800, int recipients=1_000, int errors=20,
-        Py_ssize_t command_bytes=512, Py_ssize_t local_bytes=64, Py_ssize_t domain_bytes=255,
-        Py_ssize_t path_bytes=256, bint is_starttls_offered=False, bint is_tls_required=False,
-        bint is_normalizing=False, bint is_xclient_allowed=False, bint is_chunking=True, bint is_smtputf8=True,
-        bint is_dsn=True, bint is_lmtp=False,
-    ) -> None:
-        if command_bytes < COMMAND_LEAST:
-            raise ValueError(f"command_bytes under {<int>COMMAND_LEAST}")
-        if message_bytes < 0 or recipients < 0 or errors < 0:
-            raise ValueError("a limit is negative")
-        self.hostname = hostname
-        self.message_bytes = message_bytes
-        self.recipients = recipients
-        self.errors = errors
-        self.command_bytes = command_bytes
-        self.local_bytes = local_bytes
-        self.domain_bytes = domain_bytes
-        self.path_bytes = path_bytes
-        self.limits = Limits(local_bytes, domain_bytes, path_bytes)
-        self.is_starttls_offered = is_starttls_offered
-        self.is_tls_required = is_tls_required
-        self.is_normalizing = is_normalizing
-        self.is_xclient_allowed = is_xclient_allowed
-        self.is_chunking = is_chunking
-        self.is_smtputf8 = is_smtputf8
-        self.is_dsn = is_dsn
-        self.is_lmtp = is_lmtp
-        self.helo = b"250 " + hostname.encode("ascii") + b"\r\n"
-        self.ehlo_clear = self.capabilities(False)
-        self.ehlo_tls = self.capabilities(True)
-
-    cdef bytes capabilities(self, bint is_tls):
-        """The answer to EHLO.  ehlo-ok-rsp = ( "250-" Domain CRLF *( "250-" ehlo-line CRLF ) "250" SP ehlo-line CRLF )"""
-        cdef list lines = [self.hostname.encode("ascii"), b"PIPELINING", b"SIZE %d" % self.message_bytes, b"8BITMIME"]
-        if self.is_chunking:
-            lines.append(b"CHUNKING")
-        if self.is_smtputf8:
-            lines.append(b"SMTPUTF8")
-        lines.append(b"ENHANCEDSTATUSCODES")
-        if self.is_dsn:
-            lines.append(b"DSN")
-        if self.is_starttls_offered and not is_tls:
-            lines.append(b"STARTTLS")
-        if self.recipients:
-            lines.append(b"LIMITS RCPTMAX=%d" % self.recipients)
-        if self.is_xclient_allowed:
-            lines.append(b"XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
-        return b"250-" + b"\r\n250-".join(lines) + b"\r\n250 HELP\r\n"
-
-
-@cython.final
-@cython.no_gc       # nothing that it holds can point back to it
-@cython.freelist(64)
-cdef class Event:
-    """One event; see _session.pyi."""
-
-    def __init__(self) -> None:
-        raise TypeError("an Event comes from a Session")
-
-    def __repr__(self) -> str:
-        return f"Event({EVENT_NAMES[self.kind]})"
-
-
-cdef inline Event new_event(int kind):
-    cdef Event event = Event.__new__(Event)
-    event.kind = kind
-    return event
+# A cimported class is no name of this module for Python; this is where Python looks for it.
+globals().update(Event=Event, Terms=Terms)
 
 
 @cython.final
@@ -371,7 +143,7 @@ cdef class Session:
         if self._terms.errors and self.errors >= self._terms.errors and not self.is_closing:
             self._write(replies.TOO_MANY_ERRORS, 421)
             self._stop()
-            self._fatal = new_event(ON_VIOLATION)
+            self._fatal = new_event(Kind.ON_VIOLATION)
             self._fatal.violation = "too_many_errors"
             self._fatal.reply = replies.TOO_MANY_ERRORS
             self._fatal.is_fatal = True
@@ -408,7 +180,7 @@ cdef class Session:
         if size_bytes >= 0:
             n = size_bytes
         self._is_starved = False
-        if n == 0 or self.state == IN_TLS or self.is_closing:
+        if n == 0 or self.state == State.IN_TLS or self.is_closing:
             return
         self._hold()
         self._fed = data
@@ -510,13 +282,13 @@ cdef class Session:
     def greet(self, object reply not None) -> None:
         """Queue the greeting (2xx), or a refusal.  After 421 the session closes, after any other only QUIT is taken."""
         cdef int code = reply.code
-        if self.state != NEW:
+        if self.state != State.NEW:
             raise RuntimeError("greeted already")
         self._write(reply, code)
         if code == 421:
             self._stop()
         else:
-            self.state = FRESH if code < 400 else REFUSED
+            self.state = State.FRESH if code < 400 else State.REFUSED
 
     def close(self, object reply=None) -> None:
         """Queue a last reply that answers no command, and stop."""
@@ -528,10 +300,11 @@ cdef class Session:
         self._pending = None
 
     def restart(self, *, bint is_tls=False) -> None:
-        """Forget unread input, HELO and transaction.  Errors keep counting.
+        """Forget unread input, HELO and transaction.  Errors keep counting; what was not greeted yet still has to be.
 
         After XCLIENT the event stays open: its reply is the greeting of the new client.
         """
+        cdef bint is_new = self.state == State.NEW
         if self.is_closing:
             return
         self._forget_input()
@@ -542,12 +315,12 @@ cdef class Session:
         self._is_first = True
         if is_tls:
             self.is_tls = True
-        if self._open == 1 + <int>ON_XCLIENT:
-            self.state = NEW
-        elif self.state != NEW:
-            # An implicit TLS listener greets after the handshake: it stays NEW.
+        if self._open == 1 + <int>Kind.ON_XCLIENT:
+            self.state = State.NEW
+        else:
+            # An implicit TLS listener greets after the handshake: its session stays NEW.
             self._open = 0
-            self.state = FRESH
+            self.state = State.NEW if is_new else State.FRESH
 
     def reply(self, object reply not None) -> None:
         """Answer the open event; the state moves by the reply's class, 421 closes."""
@@ -562,37 +335,38 @@ cdef class Session:
         self._open = 0
         if code >= 400:
             self._refuse(kind, reply, code)
-        elif kind == ON_HELO:
+        elif kind == Kind.ON_HELO:
+            self._is_extended = self._asks_extended
             if not self._is_extended:
                 answer = self._terms.helo
             else:
                 answer = self._terms.ehlo_tls if self.is_tls else self._terms.ehlo_clear
             self._append(PyBytes_AS_STRING(answer), PyBytes_GET_SIZE(answer))
-            self.state = READY
-        elif kind == ON_DATA:
+            self.state = State.READY
+        elif kind == Kind.ON_DATA:
             begin_text(
                 &self._decoder, self._mode == LINE, self._terms.is_normalizing,
                 Found.NUL if self._terms.is_normalizing else Found.NUL | Found.BARE_CR | Found.BARE_LF)
             if self._mode == LINE:
                 self._write(reply if code == 354 else _START_DATA, code)
-                self.state = IN_DATA
+                self.state = State.IN_DATA
                 self._mode = TEXT
             else:
-                self.state = IN_CHUNKS
+                self.state = State.IN_CHUNKS
         else:
             self._write(reply, code)
-            if kind == ON_MAIL:
-                self.state = IN_MAIL
-            elif kind == ON_RCPT:
-                self.state = IN_RCPT
-            elif kind == ON_END:
+            if kind == Kind.ON_MAIL:
+                self.state = State.IN_MAIL
+            elif kind == Kind.ON_RCPT:
+                self.state = State.IN_RCPT
+            elif kind == Kind.ON_END:
                 self._end_transaction()
-            elif kind == ON_XCLIENT:
-                self.state = FRESH
-            elif kind == ON_STARTTLS and code == 220:
+            elif kind == Kind.ON_XCLIENT:
+                self.state = State.FRESH
+            elif kind == Kind.ON_STARTTLS and code == 220:
                 # RFC 3207 4.2: what came in clear behind STARTTLS is nobody's.
                 self._forget_input()
-                self.state = IN_TLS
+                self.state = State.IN_TLS
 
     cdef int _refuse(self, int kind, object reply, int code) except -1:
         """The open event got 4xx or 5xx."""
@@ -601,18 +375,18 @@ cdef class Session:
             self.errors += 1
             self._stop()
             return 0
-        if kind == ON_DATA and self._mode == CHUNK:
+        if kind == Kind.ON_DATA and self._mode == CHUNK:
             # The octets come whatever we say; a following BDAT could not be told from a new attempt,
             # so the transaction ends with them.
             self._drop(reply)
             self._is_drop_end = True
             return 0
-        if kind == ON_RCPT:
+        if kind == Kind.ON_RCPT:
             self._refused += 1
-        elif kind == ON_END:
+        elif kind == Kind.ON_END:
             self._end_transaction()
-        elif kind == ON_XCLIENT and self.state == NEW:
-            self.state = REFUSED
+        elif kind == Kind.ON_XCLIENT and self.state == State.NEW:
+            self.state = State.REFUSED
         return self._answer(reply)
 
     def next_event(self) -> "Event | None":
@@ -620,7 +394,7 @@ cdef class Session:
         cdef Event event
         if self._pending is not None or self._fatal is not None:
             return self._pop()
-        if self._open or self.state == NEW or self.state == IN_TLS:
+        if self._open or self.state == State.NEW or self.state == State.IN_TLS:
             return None
         while not self.is_closing and self._out_n <= OUT_FULL:
             if self._mode >= TEXT:
@@ -649,7 +423,7 @@ cdef class Session:
 
     cdef void _stop(self) noexcept:
         self.is_closing = True
-        self.state = CLOSED
+        self.state = State.CLOSED
         self._mode = LINE
         self._open = 0
         self._forget_input()
@@ -659,8 +433,8 @@ cdef class Session:
         cdef Event event = self._pending
         if event is not None:
             self._pending = None
-            if event.kind == ON_HELO:
-                self._open = 1 + <int>ON_HELO
+            if event.kind == Kind.ON_HELO:
+                self._open = 1 + <int>Kind.ON_HELO
             return event
         event = self._fatal
         self._fatal = None
@@ -673,7 +447,7 @@ cdef class Session:
 
     cdef Event _violate(self, str violation, object reply, bint is_fatal):
         """Answer something that is more than a mistake, and say so."""
-        cdef Event event = new_event(ON_VIOLATION)
+        cdef Event event = new_event(Kind.ON_VIOLATION)
         event.violation = violation
         event.reply = reply
         event.is_fatal = is_fatal
@@ -689,11 +463,11 @@ cdef class Session:
         """The message can't be taken, framing is intact: VIOLATION, then RESET."""
         self._mode = LINE
         self._end_transaction()
-        self._pending = new_event(ON_RESET)
+        self._pending = new_event(Kind.ON_RESET)
         return self._violate(violation, reply, False)
 
     cdef void _end_transaction(self) noexcept:
-        self.state = READY
+        self.state = State.READY
         self._refused = 0
         self._is_smtputf8 = False
 
@@ -729,7 +503,7 @@ cdef class Session:
                 chunk = chunk[:size - over]
         if size == 0:
             return None
-        event = new_event(ON_BODY)
+        event = new_event(Kind.ON_BODY)
         event.chunk = chunk
         return event
 
@@ -741,7 +515,7 @@ cdef class Session:
         if self._is_over():
             return self._abort("too_big", replies.TOO_BIG)
         self._mode = LINE
-        event = self._ask(ON_END)
+        event = self._ask(Kind.ON_END)
         event.size_bytes = self._decoder.size_bytes
         event.replies = 1
         return event
@@ -799,7 +573,7 @@ cdef class Session:
         if not self._is_drop_end or self.is_closing:
             return None
         self._end_transaction()
-        return new_event(ON_RESET)
+        return new_event(Kind.ON_RESET)
 
     # --- lines ---------------------------------------------------------------------------------------
 
@@ -883,280 +657,102 @@ cdef class Session:
         cdef int verb, action
         while at < n and is_in(p[at], ALPHA):
             at += 1
-        verb = find_verb(p, at) if at == n or p[at] == b' ' else V_UNKNOWN
+        verb = find_verb(p, at) if at == n or p[at] == b' ' else Verb.V_UNKNOWN
         while at < n and p[at] == b' ':
             at += 1
         p += at
         n -= at
-        if verb == V_FOREIGN:
+        if verb == Verb.V_FOREIGN:
             # A browser or a proxy made to speak to us: the lines that follow are somebody else's text.
             return self._violate("not_smtp", replies.NOT_SMTP, True)
-        action = _actions[verb][<int>self.state - 1]
-        if verb == V_BDAT:
+        action = action_of(verb, self.state)
+        if verb == Verb.V_BDAT:
             return self._bdat(p, n, action)
-        if action == NEED_RCPT and self._refused:
+        if action == Action.NEED_RCPT and self._refused:
             self._answer(replies.NO_VALID_RECIPIENTS)
             return None
-        if action != PROCEED:
+        if action != Action.PROCEED:
             self._answer(_CHECKS[action])
             return None
-        if verb == V_RCPT:
-            return self._rcpt(p, n)
-        if verb == V_MAIL:
-            return self._mail(p, n)
-        if verb == V_HELO or verb == V_EHLO:
-            return self._helo(p, n, verb == V_EHLO)
-        if verb == V_XCLIENT:
-            return self._xclient(p, n)
-        if verb == V_VRFY:
+        if verb == Verb.V_RCPT:
+            return self._asked(verb, read_rcpt(p, n, self._terms, self._is_extended, self._is_smtputf8))
+        if verb == Verb.V_MAIL:
+            if self._terms.is_tls_required and not self.is_tls:
+                self._answer(replies.NEED_TLS)
+                return None
+            return self._asked(verb, read_mail(p, n, self._terms, self._is_extended))
+        if verb == Verb.V_HELO or verb == Verb.V_EHLO:
+            return self._asked(verb, read_helo(p, n, self._terms, verb == Verb.V_EHLO))
+        if verb == Verb.V_XCLIENT:
+            if not self._terms.is_xclient_allowed:
+                self._answer(replies.XCLIENT_DENIED)
+                return None
+            return self._asked(verb, read_xclient(p, n))
+        if verb == Verb.V_VRFY:
             self._answer(replies.CANNOT_VERIFY if n else replies.SYNTAX_ERROR)
-        elif verb == V_NOOP:
+        elif verb == Verb.V_NOOP:
             self._answer(_OK)
-        elif verb == V_HELP:
+        elif verb == Verb.V_HELP:
             self._answer(replies.HELP)
-        elif verb == V_UNKNOWN:
-            self._answer(replies.UNKNOWN_COMMAND if self.state != REFUSED else replies.BAD_SEQUENCE)
+        elif verb == Verb.V_UNKNOWN:
+            self._answer(replies.UNKNOWN_COMMAND if self.state != State.REFUSED else replies.BAD_SEQUENCE)
         elif n:
             # The rest takes no argument.
             self._answer(replies.SYNTAX_ERROR)
-        elif verb == V_DATA:
-            return self._ask(ON_DATA)
-        elif verb == V_RSET:
+        elif verb == Verb.V_DATA:
+            return self._ask(Kind.ON_DATA)
+        elif verb == Verb.V_RSET:
             self._answer(_OK)
-            if self.state > READY:
+            if self.state > State.READY:
                 self._end_transaction()
-                return new_event(ON_RESET)
-        elif verb == V_STARTTLS:
+                return new_event(Kind.ON_RESET)
+        elif verb == Verb.V_STARTTLS:
             return self._starttls()
-        elif verb == V_QUIT:
+        elif verb == Verb.V_QUIT:
             self._answer(replies.BYE)
             self._stop()
-            return new_event(ON_QUIT)
+            return new_event(Kind.ON_QUIT)
         return None
 
-    cdef Event _helo(self, const char *p, Py_ssize_t n, bint is_extended):
-        """helo = "HELO" SP Domain, ehlo = "EHLO" SP ( Domain / address-literal )
-
-        Any word of harmless octets is taken: clients name themselves with underscores, without dots, with
-        half a literal, and whether that matters is policy's question (RFC 5321 4.1.4).  Octets that would
-        mean something in a Received field are not.
-        """
+    cdef Event _asked(self, int verb, object found):
+        """What a reader made of a command: an event that waits for reply(), or the reply that refuses it."""
         cdef Event event
-        cdef Py_ssize_t i
-        for i in range(n):
-            if not is_in(p[i], NAME):
-                n = 0
-                break
-        if n == 0 or n > self._terms.domain_bytes:
-            self._answer(replies.SYNTAX_ERROR)
+        if not isinstance(found, Event):
+            if verb == Verb.V_RCPT:
+                # A recipient that can't be read was refused as well (RFC 2920 3.1: then DATA gets 554, not 503).
+                self._refused += 1
+            self._answer(found)
             return None
-        event = new_event(ON_HELO)
-        event.name = lowered(p, n)
-        event.is_extended = is_extended
-        self._is_extended = is_extended
-        if self.state > READY:
-            self._end_transaction()
-            self._pending = event
-            return new_event(ON_RESET)
-        self._open = 1 + <int>ON_HELO
+        event = found
+        if event.kind == Kind.ON_HELO:
+            self._asks_extended = event.is_extended
+            if self.state > State.READY:
+                self._end_transaction()
+                self._pending = event
+                return new_event(Kind.ON_RESET)
+        elif event.kind == Kind.ON_MAIL:
+            self._is_smtputf8 = event.is_smtputf8
+        self._open = 1 + event.kind
         return event
-
-    cdef Event _mail(self, const char *p, Py_ssize_t n):
-        """mail = "MAIL FROM:" Reverse-path [SP Mail-parameters]
-
-        Spaces behind the colon are taken, though section 3.3 forbids them: old clients and scripts send
-        them, Postfix and Exim take them, and nothing else can be meant.
-        """
-        cdef Event event
-        cdef Mailbox mailbox
-        cdef Py_ssize_t at = 5
-        cdef Py_ssize_t end
-        cdef object fault
-        if self._terms.is_tls_required and not self.is_tls:
-            self._answer(replies.NEED_TLS)
-            return None
-        if n < 5 or not is_word(p, 5, b"FROM:", 5):
-            self._answer(replies.SYNTAX_ERROR)
-            return None
-        while at < n and p[at] == b' ':
-            at += 1
-        end = scan_path(p + at, n - at, True, self._terms.is_smtputf8, &self._terms.limits, &mailbox)
-        if end < 0:
-            self._answer(replies.NEED_SMTPUTF8 if end == -<Py_ssize_t>Fault.NEEDS_UTF8 else replies.BAD_SENDER_SYNTAX)
-            return None
-        event = new_event(ON_MAIL)
-        event.body = b""
-        event.ret = b""
-        event.envid = b""
-        if at + end < n:
-            fault = self._mail_parameters(p, n, at + end, event)
-            if fault is not None:
-                self._answer(fault)
-                return None
-        if mailbox.is_utf8 and not event.is_smtputf8:
-            self._answer(replies.NEED_SMTPUTF8)
-            return None
-        if 0 < self._terms.message_bytes < event.size_bytes:
-            self._answer(replies.TOO_BIG)
-            return None
-        event.path = make_path(p + at, &mailbox)
-        self._is_smtputf8 = event.is_smtputf8
-        self._open = 1 + <int>ON_MAIL
-        return event
-
-    cdef object _mail_parameters(self, const char *p, Py_ssize_t n, Py_ssize_t at, Event event):
-        """Fill the event from the parameters behind the path; None, or the reply that refuses them.
-
-        SIZE=1*20DIGIT (RFC 1870) · BODY=7BIT / 8BITMIME (RFC 6152) · SMTPUTF8 (RFC 6531)
-        RET=FULL / HDRS · ENVID=xtext, at most 100 (RFC 3461)
-        """
-        cdef Parameter found
-        cdef const char *key
-        cdef const char *value
-        cdef Py_ssize_t key_n, value_n
-        cdef int seen = 0
-        cdef int bit
-        cdef bint is_right
-        while True:
-            at = scan_parameter(p, n, at, False, &found)
-            if at == 0:
-                return None
-            if at < 0:
-                return replies.BAD_PARAMETER
-            if not self._is_extended:
-                return replies.NO_PARAMETERS_AFTER_HELO
-            key = p + found.key_at
-            key_n = found.key_end - found.key_at
-            value = p + found.value_at if found.value_at >= 0 else NULL
-            value_n = found.value_end - found.value_at
-            if is_word(key, key_n, b"SIZE", 4):
-                bit = 1
-                event.size_bytes = scan_number(value, value_n) if value is not NULL else -1
-                is_right = event.size_bytes >= 0 and value_n <= 20
-            elif is_word(key, key_n, b"BODY", 4):
-                bit = 2
-                is_right = value is not NULL and (
-                    is_word(value, value_n, b"8BITMIME", 8) or is_word(value, value_n, b"7BIT", 4))
-                if is_right:
-                    event.body = b"8BITMIME" if value_n == 8 else b"7BIT"
-            elif is_word(key, key_n, b"SMTPUTF8", 8) and self._terms.is_smtputf8:
-                bit = 4
-                is_right = value is NULL
-                event.is_smtputf8 = True
-            elif is_word(key, key_n, b"RET", 3) and self._terms.is_dsn:
-                bit = 8
-                is_right = value is not NULL and (
-                    is_word(value, value_n, b"FULL", 4) or is_word(value, value_n, b"HDRS", 4))
-                if is_right:
-                    event.ret = b"FULL" if upper(value[0]) == b'F' else b"HDRS"
-            elif is_word(key, key_n, b"ENVID", 5) and self._terms.is_dsn:
-                bit = 16
-                is_right = value is not NULL and value_n <= ENVID_BYTES and scan_xtext(value, value_n, False) > 0
-                if is_right:
-                    event.envid = PyBytes_FromStringAndSize(value, value_n)
-            else:
-                return replies.UNKNOWN_PARAMETER
-            if not is_right or seen & bit:
-                return replies.BAD_PARAMETER
-            seen |= bit
-
-    cdef Event _rcpt(self, const char *p, Py_ssize_t n):
-        """rcpt = "RCPT TO:" ( "<Postmaster@" Domain ">" / "<Postmaster>" / Forward-path ) [SP Rcpt-parameters]"""
-        cdef Event event
-        cdef Mailbox mailbox
-        cdef Py_ssize_t at = 3
-        cdef Py_ssize_t end
-        cdef object fault
-        if n < 3 or not is_word(p, 3, b"TO:", 3):
-            fault = replies.SYNTAX_ERROR
-        else:
-            while at < n and p[at] == b' ':
-                at += 1
-            end = scan_path(p + at, n - at, False, self._is_smtputf8, &self._terms.limits, &mailbox)
-            if end >= 0:
-                event = new_event(ON_RCPT)
-                event.notify = ()
-                event.orcpt = b""
-                fault = self._rcpt_parameters(p, n, at + end, event) if at + end < n else None
-                if fault is None:
-                    event.path = make_path(p + at, &mailbox)
-                    self._open = 1 + <int>ON_RCPT
-                    return event
-            elif end == -<Py_ssize_t>Fault.NEEDS_UTF8:
-                fault = replies.NEED_SMTPUTF8
-            else:
-                fault = replies.BAD_RECIPIENT_SYNTAX
-        self._refused += 1
-        self._answer(fault)
-        return None
-
-    cdef object _rcpt_parameters(self, const char *p, Py_ssize_t n, Py_ssize_t at, Event event):
-        """Fill the event from the parameters behind the path; None, or the reply that refuses them.
-
-        NOTIFY="NEVER" / 1#( "SUCCESS" / "FAILURE" / "DELAY" ) · ORCPT=atom ";" xtext, at most 500 (RFC 3461)
-        """
-        cdef Parameter found
-        cdef const char *key
-        cdef const char *value
-        cdef Py_ssize_t key_n, value_n
-        cdef int seen = 0
-        cdef int bit
-        while True:
-            at = scan_parameter(p, n, at, self._is_smtputf8, &found)
-            if at == 0:
-                return None
-            if at < 0:
-                return replies.BAD_PARAMETER
-            if not self._is_extended:
-                return replies.NO_PARAMETERS_AFTER_HELO
-            key = p + found.key_at
-            key_n = found.key_end - found.key_at
-            value = p + found.value_at
-            value_n = found.value_end - found.value_at
-            if is_word(key, key_n, b"NOTIFY", 6) and self._terms.is_dsn:
-                bit = 1
-                event.notify = None if found.value_at < 0 else notify_words(value, value_n)
-                if event.notify is None:
-                    return replies.BAD_PARAMETER
-            elif is_word(key, key_n, b"ORCPT", 5) and self._terms.is_dsn:
-                bit = 2
-                if found.value_at < 0 or not is_orcpt(value, value_n, self._is_smtputf8):
-                    return replies.BAD_PARAMETER
-                event.orcpt = PyBytes_FromStringAndSize(value, value_n)
-            else:
-                return replies.UNKNOWN_PARAMETER
-            if seen & bit:
-                return replies.BAD_PARAMETER
-            seen |= bit
 
     cdef Event _bdat(self, const char *p, Py_ssize_t n, int action):
-        """bdat-cmd = "BDAT" SP chunk-size [ SP end-marker ]        chunk-size = 1*DIGIT, end-marker = "LAST" """
-        cdef Py_ssize_t at = 0
-        cdef long long size
-        while at < n and is_in(p[at], DIGIT):
-            at += 1
-        size = scan_number(p, at) if at > 0 else -1
-        self._is_last = False
-        if at < n and p[at] == b' ':
-            while at < n and p[at] == b' ':
-                at += 1
-            self._is_last = is_word(p + at, n - at, b"LAST", 4)
-            at = at + 4 if self._is_last else 0
-        if size < 0 or size > CHUNK_MOST or at != n:
-            # Nobody knows where the next command begins.
+        """The octets follow whatever we think of the command: they are taken as text, or dropped."""
+        cdef Event event
+        cdef long long size = read_bdat(p, n, &self._is_last)
+        if size < 0:
             return self._violate("bad_chunk", replies.BAD_CHUNK, True)
         self._left = size
         self._chunk_bytes = size
         if not self._terms.is_chunking:
             self._drop(replies.NOT_OFFERED)
-        elif action == NEED_RCPT and self._refused:
+        elif action == Action.NEED_RCPT and self._refused:
             self._drop(replies.NO_VALID_RECIPIENTS)
-        elif action != PROCEED:
+        elif action != Action.PROCEED:
             self._drop(_CHECKS[action])
         else:
             self._mode = CHUNK
-            if self.state == IN_RCPT:
-                event = self._ask(ON_DATA)
+            if self.state == State.IN_RCPT:
+                event = self._ask(Kind.ON_DATA)
                 event.is_chunked = True
                 return event
         return None
@@ -1167,127 +763,8 @@ cdef class Session:
         elif not self._terms.is_starttls_offered:
             self._answer(replies.NOT_OFFERED)
         else:
-            return self._ask(ON_STARTTLS)
+            return self._ask(Kind.ON_STARTTLS)
         return None
-
-    cdef Event _xclient(self, const char *p, Py_ssize_t n):
-        """xclient = "XCLIENT" 1*( SP attribute-name "=" xtext )"""
-        cdef Parameter found
-        cdef Event event
-        cdef Py_ssize_t at = 0
-        cdef list attributes = []
-        cdef set seen = set()
-        cdef bytes name, value
-        cdef Py_ssize_t size
-        if not self._terms.is_xclient_allowed:
-            self._answer(replies.XCLIENT_DENIED)
-            return None
-        # The space before the first attribute belongs to it.
-        p -= 1
-        n += 1
-        while n > 1:
-            at = scan_parameter(p, n, at, False, &found)
-            if at <= 0:
-                break
-            name = uppered(p + found.key_at, found.key_end - found.key_at)
-            size = scan_xtext(p + found.value_at, found.value_end - found.value_at, False)
-            if found.value_at < 0 or size < 0 or name not in _XCLIENT_NAMES or name in seen:
-                at = -1
-                break
-            seen.add(name)
-            value = PyBytes_FromStringAndSize(NULL, size)
-            unquote_xtext(p + found.value_at, found.value_end - found.value_at, PyBytes_AS_STRING(value))
-            attributes.append((name, value))
-        if at < 0 or not attributes:
-            self._answer(replies.SYNTAX_ERROR)
-            return None
-        event = self._ask(ON_XCLIENT)
-        event.attributes = tuple(attributes)
-        return event
-
-
-# --- small scanners ----------------------------------------------------------------------------------
-
-cdef int find_verb(const char *p, Py_ssize_t n) noexcept nogil:
-    """The Verb that the n letters at p are."""
-    cdef unsigned int word
-    if n == 4:
-        word = (upper(p[0]) << 24) | (upper(p[1]) << 16) | (upper(p[2]) << 8) | upper(p[3])
-        if word == W_RCPT:
-            return V_RCPT
-        if word == W_MAIL:
-            return V_MAIL
-        if word == W_DATA:
-            return V_DATA
-        if word == W_BDAT:
-            return V_BDAT
-        if word == W_EHLO:
-            return V_EHLO
-        if word == W_HELO:
-            return V_HELO
-        if word == W_QUIT:
-            return V_QUIT
-        if word == W_RSET:
-            return V_RSET
-        if word == W_NOOP:
-            return V_NOOP
-        if word == W_VRFY:
-            return V_VRFY
-        if word == W_EXPN:
-            return V_EXPN
-        if word == W_HELP:
-            return V_HELP
-        if word == W_AUTH:
-            return V_AUTH
-        if word == W_POST or word == W_HEAD:
-            return V_FOREIGN
-    elif is_word(p, n, b"STARTTLS", 8):
-        return V_STARTTLS
-    elif is_word(p, n, b"XCLIENT", 7):
-        return V_XCLIENT
-    elif (is_word(p, n, b"GET", 3) or is_word(p, n, b"PUT", 3) or is_word(p, n, b"PRI", 3)
-          or is_word(p, n, b"CONNECT", 7) or is_word(p, n, b"OPTIONS", 7) or is_word(p, n, b"DELETE", 6)
-          or is_word(p, n, b"PATCH", 5) or is_word(p, n, b"TRACE", 5)):
-        return V_FOREIGN
-    return V_UNKNOWN
-
-
-cdef long long scan_number(const char *p, Py_ssize_t n) noexcept nogil:
-    """The value of n digits, at most 2**62; -1 when an octet is no digit."""
-    cdef long long value = 0
-    cdef Py_ssize_t i
-    for i in range(n):
-        if not is_in(p[i], DIGIT):
-            return -1
-        if value < <long long>1 << 58:
-            value = value * 10 + (p[i] - c'0')
-        else:
-            value = <long long>1 << 62
-    return value
-
-
-cdef bint is_orcpt(const char *p, Py_ssize_t n, bint is_utf8_allowed) noexcept nogil:
-    """original-recipient-address = addr-type ";" xtext        addr-type = atom (RFC 3461 section 4.2)"""
-    cdef Py_ssize_t at = 0
-    while at < n and p[at] != b';':
-        if not is_in(p[at], ATEXT):
-            return False
-        at += 1
-    return 0 < at < n - 1 and n <= ORCPT_BYTES and scan_xtext(p + at + 1, n - at - 1, is_utf8_allowed) > 0
-
-
-cdef tuple notify_words(const char *p, Py_ssize_t n):
-    """NOTIFY's words upper-case, each once; None when they are wrong (RFC 3461 section 4.1)."""
-    cdef list words = []
-    cdef bytes word
-    for word in uppered(p, n).split(b","):
-        if word not in _NOTIFY:
-            return None
-        if word not in words:
-            words.append(word)
-    if b"NEVER" in words and len(words) > 1:
-        return None
-    return tuple(words)
 
 
 cdef str found_word(int found):

@@ -22,7 +22,12 @@ RANKS = {
     0: ["errors", "clock", "metrics", "events", "log", "log_format", "log_destination", "trace"],
     1: [
         "_ascii",
+        "_text",
+        "_nexthop",
         "_parser",
+        "_event",
+        "_table",
+        "_command",
         "_session",
         "_body",
         "_dnscodec",

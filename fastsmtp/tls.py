@@ -31,9 +31,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastsmtp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastsmtp.config.model import Tls
 
 # Forward secrecy only, AEAD first (RFC 9325 section 4.2).  CBC stays at the end: Windows Server 2012 R2
 # has nothing better for RSA certificates, and a sender that finds no common cipher falls back to clear text.
@@ -100,6 +103,25 @@ def read_credentials(certificate: str, key: str = "") -> Credentials:
             *(fault.replace("the key", f"the key in {key}", 1) for fault in error.faults)
         ) from None
     return credentials
+
+
+def read_configured(tls: Tls) -> tuple[Credentials, dict[str, Credentials]]:
+    """What a [tls] table with a certificate names, as ServerTls and replace() take it.
+
+    Raises ConfigError with every fault of every file; none is used then.
+    """
+    faults: list[str] = []
+    read: dict[str, Credentials] = {}
+    wanted = [("", tls.certificate, tls.key), *((one.name, one.certificate, one.key) for one in tls.names)]
+    for name, certificate, key in wanted:
+        try:
+            read[name] = read_credentials(certificate, key)
+        except ConfigError as error:
+            where = f'[tls.names."{name}"] ' if name else ""
+            faults += [where + fault for fault in error.faults]
+    if faults:
+        raise ConfigError(*faults)
+    return read.pop(""), read
 
 
 def key_mode_faults(key: str) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fastsmtp.cli.flags import make_parser, parse_flags
 from fastsmtp.config import notbuilt
 from fastsmtp.config.load import load
+from fastsmtp.config.model import Config
 from fastsmtp.errors import ConfigError
 
 
@@ -24,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--live: {notbuilt.MESSAGE}")
     try:
         loaded = load(flags)
+        _certificates(loaded.config)
     except ConfigError as error:
         count = len(error.faults)
         for fault in error.faults:
@@ -34,3 +36,21 @@ def run(arguments: Sequence[str]) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     print("no faults")
     return 0
+
+
+def _certificates(config: Config) -> None:
+    """Load each certificate with its key, as the server will.  Raises ConfigError with every fault."""
+    tables = [config.tls, *(listen.tls_table for listen in config.listen if listen.tls_table is not None)]
+    if not any(table.certificate for table in tables):
+        return
+    from fastsmtp.tls import read_configured
+
+    faults: dict[str, None] = {}
+    for table in tables:
+        try:
+            if table.certificate:
+                read_configured(table)
+        except ConfigError as error:
+            faults.update(dict.fromkeys(error.faults))
+    if faults:
+        raise ConfigError(*faults)

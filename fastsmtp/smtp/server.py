@@ -154,9 +154,6 @@ def _tls_of(settings: Settings) -> ServerTls | None:
     """The engine of the certificate that the configuration names; a program without one offers no TLS."""
     if settings.listen.tls == "off" or not settings.tls.certificate:
         return None
-    from fastsmtp.tls import ServerTls, read_credentials
+    from fastsmtp.tls import ServerTls, read_configured
 
-    names = {one.name: read_credentials(one.certificate, one.key) for one in settings.tls.names}
-    return ServerTls(
-        read_credentials(settings.tls.certificate, settings.tls.key), names, minimum=settings.tls.minimum
-    )
+    return ServerTls(*read_configured(settings.tls), minimum=settings.tls.minimum)

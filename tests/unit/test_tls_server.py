@@ -15,8 +15,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from fastsmtp.certificate import make_certificate
+from fastsmtp.cli import main as fastsmtp
+from fastsmtp.config.model import ServerName, Tls
 from fastsmtp.errors import ConfigError
-from fastsmtp.tls import Credentials, Handshake, ServerTls, key_mode_faults, read_credentials, to_ascii
+from fastsmtp.tls import (
+    Credentials,
+    Handshake,
+    ServerTls,
+    key_mode_faults,
+    read_configured,
+    read_credentials,
+    to_ascii,
+)
 
 
 def credentials(name: str) -> Credentials:
@@ -262,6 +272,36 @@ def test_every_fault_of_the_files_is_told(
         "cert.pem: can't be read: No such file or directory",
         "key.pem: can't be read: No such file or directory",
     ]
+
+
+def test_a_table_is_read_whole_or_every_fault_is_told(
+    files: tuple[pathlib.Path, pathlib.Path], default: Credentials, other: Credentials
+) -> None:
+    certificate, key = map(str, files)
+    second = ServerName(name="mx2.example.org", certificate=certificate, key=key)
+    read = read_configured(Tls(certificate=certificate, key=key, names=(second,)))
+    assert read[0][:2] == default[:2]
+    assert {name: one[:2] for name, one in read[1].items()} == {"mx2.example.org": default[:2]}
+    missing = ServerName(name="mx3.example.org", certificate="/missing", key=key)
+    files[1].write_bytes(other.key)
+    with pytest.raises(ConfigError) as caught:
+        read_configured(Tls(certificate=certificate, key=key, names=(missing,)))
+    assert caught.value.faults == (
+        f"{certificate}: the key in {key} doesn't fit the certificate",
+        '[tls.names."mx3.example.org"] /missing: can\'t be read: No such file or directory',
+    )
+
+
+def test_check_loads_the_certificates_as_the_server_will(
+    files: tuple[pathlib.Path, pathlib.Path], other: Credentials, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificate, key = files
+    config = certificate.with_name("fastsmtp.toml")
+    config.write_text(f'hostname = "mx.example.org"\n[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n')
+    assert fastsmtp(["check", "--config", str(config)]) == 0
+    key.write_bytes(other.key)
+    assert fastsmtp(["check", "--config", str(config)]) == 1
+    assert f"{certificate}: the key in {key} doesn't fit the certificate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

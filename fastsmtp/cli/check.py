@@ -26,13 +26,14 @@ def run(arguments: Sequence[str]) -> int:
     try:
         loaded = load(flags)
         _certificates(loaded.config)
+        warnings = [*loaded.warnings, *_account(loaded.config)]
     except ConfigError as error:
         count = len(error.faults)
         for fault in error.faults:
             print(fault, file=sys.stderr)
         print(f"{count} fault{'s'[: count > 1]}", file=sys.stderr)
         return 1
-    for warning in loaded.warnings:
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print("no faults")
     return 0
@@ -54,3 +55,13 @@ def _certificates(config: Config) -> None:
             faults.update(dict.fromkeys(error.faults))
     if faults:
         raise ConfigError(*faults)
+
+
+def _account(config: Config) -> list[str]:
+    """Look the account up, as the master will.  Returns a warning or none; raises ConfigError."""
+    from fastsmtp.config.endpoint import parse_endpoint
+    from fastsmtp.supervisor.privilege import account_for
+
+    addresses = [parse_endpoint(text) for listen in config.listen for text in listen.address]
+    _, warning = account_for(config.user, addresses)
+    return [warning] if warning else []

@@ -13,7 +13,7 @@ from fastsmtp.config.endpoint import is_loopback, parse_endpoint
 from fastsmtp.config.host import Host
 from fastsmtp.config.lines import Path
 from fastsmtp.config.model import ANY_DOMAIN, NOBODY, Config, Tls
-from fastsmtp.config.toml import Built, fault_line
+from fastsmtp.config.toml import NO_CERTIFICATE, Built, fault_line
 from fastsmtp.config.tree import Tree
 
 
@@ -88,7 +88,7 @@ class _Checker:
             seen.add((host, port))
 
     def account(self) -> None:
-        """Started as root we need an account to run as; off root it is never used."""
+        """Started as root we need an account to run as; otherwise, and on loopback's high ports, we don't."""
         user = self.config.user
         if not self.host.is_root() or not self.is_sound("user") or self.host.has_account(user):
             return
@@ -100,7 +100,6 @@ class _Checker:
                 place = self.tree.origin(path) or "listen"
                 self.fault(("user",), f"there is no account {user!r}, which {place} needs; {make}")
                 return
-        self.warn(("user",), f"there is no account {user!r}: workers keep root's privileges; {make}")
 
     def certificates(self) -> None:
         self.certificate(("tls",), self.config.tls)
@@ -122,11 +121,11 @@ class _Checker:
         for place, certificate, key in pairs:
             if not self.is_sound(*place, "certificate") or not self.is_sound(*place, "key"):
                 continue
-            if bool(certificate) != bool(key):
-                self.fault(place, "certificate and key must be given together")
+            if key and not certificate:
+                self.fault((*place, "key"), NO_CERTIFICATE)
             elif certificate and (place[0] == "tls" or certificate != self.config.tls.certificate):
                 self.certificate_file((*place, "certificate"), certificate)
-                self.key_file((*place, "key"), key)
+                self.key_file((*place, "key" if key else "certificate"), key or certificate)
 
     def certificate_file(self, path: Path, file: str) -> None:
         self.files[file] = None
@@ -141,13 +140,19 @@ class _Checker:
     def key_file(self, path: Path, file: str) -> None:
         self.files[file] = None
         try:
-            bits, _ = self.host.mode(file)
+            bits, owner = self.host.mode(file)
             text = self.host.read(file)
         except OSError as error:
-            self.fault(path, f"{file}: {error.strerror}")
+            if path[-1] == "key":  # else it is the certificate's file, which has its fault
+                self.fault(path, f"{file}: {error.strerror}")
             return
-        if bits & 0o007:
-            self.fault(path, f"{file}: others can access this key; chmod o= {file}")
+        # Root's keys may be readable by one group, as Debian's ssl-cert has it; PostgreSQL has the same rule.
+        allowed = 0o640 if owner == 0 else 0o600
+        if bits & 0o077 & ~allowed:
+            self.fault(
+                path,
+                f"{file}: others can read or change this key (mode {bits:04o}); chmod {allowed:o} {file}",
+            )
         if b"PRIVATE KEY-----" not in text:
             self.fault(path, f"{file}: no PEM key in it")
 

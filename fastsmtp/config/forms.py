@@ -30,6 +30,13 @@ def _word(text: str) -> None:
         raise ValueError(f"{text!r} must be letters, digits, _ . -")
 
 
+def _server_name(text: str) -> None:
+    """What a client may ask for: a host name, or "*." and one."""
+    if "_" in text or text.startswith("["):
+        raise ValueError(f"{text!r} is no host name")
+    parse_host_name(text.removeprefix("*."))
+
+
 def check_network(text: str) -> None:
     """An address, or a network in CIDR without host bits."""
     from ipaddress import ip_network
@@ -74,7 +81,7 @@ FORMS: Final[Mapping[str, Callable[[str], None]]] = {
     "network": check_network,
     "path": _path,
     "recipients": _recipients,
-    "server_name": _any(parse_host_name),
+    "server_name": _server_name,
     "word": _word,
 }
 LISTS: Final = frozenset({"domain", "network"})

@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from fastsmtp.config.flags import Flags
-from fastsmtp.config.host import Host
-from fastsmtp.config.lists import Lists
-from fastsmtp.config.model import Config
-from fastsmtp.config.settings import Settings
-
 if TYPE_CHECKING:
+    from fastsmtp.config.flags import Flags
+    from fastsmtp.config.host import Host
+    from fastsmtp.config.lists import Lists
+    from fastsmtp.config.model import Config
+    from fastsmtp.config.settings import Settings
     from fastsmtp.config.tree import Tree
 
 DEFAULT_FILE: Final = "/etc/fastsmtp/fastsmtp.toml"
@@ -55,7 +54,9 @@ def load(
     values  nested dicts in the file's place, for programs; then no file is read and nothing is a trial
     """
     from fastsmtp.config.check import check
-    from fastsmtp.config.flags import overlay, refuse_not_built
+    from fastsmtp.config.flags import Flags, overlay, refuse_not_built
+    from fastsmtp.config.host import Host
+    from fastsmtp.config.lists import Lists
     from fastsmtp.config.resolve import resolve, trial
     from fastsmtp.config.settings import compile_settings, list_paths
     from fastsmtp.config.toml import build, read_toml

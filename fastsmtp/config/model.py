@@ -65,13 +65,18 @@ def about(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerName:
-    """[tls.names."NAME"]: another certificate for clients that ask for NAME (SNI, RFC 6066 section 3)."""
+    """[tls.names."NAME"]: another certificate for who asks for NAME or *.NAME (SNI, RFC 6066 section 3)."""
 
-    name: str = field(metadata=about("the server name, the table's own key", form="server_name"))
+    name: str = field(metadata=about("the table's own key", form="server_name"))
     certificate: str = field(
         metadata=about("certificate chain, PEM", form="path", example='"/etc/fastsmtp/mx2.pem"')
     )
-    key: str = field(metadata=about("its key, PEM", form="path", example='"/etc/fastsmtp/mx2.key"'))
+    key: str = field(
+        default="",
+        metadata=about(
+            "its key, PEM", form="path", shown="in the certificate's file", example='"/etc/fastsmtp/mx2.key"'
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +97,7 @@ class Tls:
         metadata=about(
             "its key, PEM; read by the master, before privileges are dropped; nobody else may read it",
             form="path",
-            shown="that of the self-made certificate",
+            shown="in the certificate's file",
             example='"/etc/fastsmtp/key.pem"',
         ),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 import tomllib
 import types
 import typing
@@ -25,6 +26,7 @@ from fastsmtp.errors import ConfigError
 T = TypeVar("T")
 
 DEFAULT: Final = "default"
+NO_CERTIFICATE: Final = "is given without its certificate"
 
 # What no number may pass, where the model says no limit: what C and the timers can hold.
 _MOST: Final = {int: 2**53, float: 1e9}
@@ -47,10 +49,8 @@ def read_toml(name: str, data: bytes) -> Tree:
 
 def _syntax_fault(name: str, message: str, text: str) -> str:
     what, _, place = message.rpartition(" (at ")
-    if place.startswith("line "):
-        line = place.removeprefix("line ").partition(",")[0]
-    else:
-        line = str(text.count("\n") + 1)
+    found = re.match(r"line (\d+)", place)
+    line = found[1] if found else text.count("\n") + 1  # else "at end of document"
     return f"{name}:{line}: {what or message}"
 
 
@@ -134,10 +134,14 @@ class _Builder:
             if "mode" in inner:
                 field = next(field for field in dataclasses.fields(Listen) if field.name == "tls")
                 own["tls"] = self.value(field, str, inner.pop("mode"), (*path, "tls", "mode"))
-            if ("certificate" in inner) != ("key" in inner):
-                self.fault((*path, "tls"), "certificate and key must be given together")
+            under = self.overall["tls"]
+            if "certificate" in inner:
+                # Its key is in its own file or named beside it, and never the global certificate's.
+                under = dataclasses.replace(under, key="")
+            elif "key" in inner:
+                self.fault((*path, "tls", "key"), NO_CERTIFICATE)
             if inner:
-                own["tls_table"] = self.table(Tls, inner, (*path, "tls"), self.overall["tls"])
+                own["tls_table"] = self.table(Tls, inner, (*path, "tls"), under)
         return dataclasses.replace(self.table(Listen, raw, path), **own)
 
     def field(self, cls: type, field: Any, raw: Mapping[str, Any], path: Path, under: Any) -> Any:

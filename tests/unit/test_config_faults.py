@@ -14,6 +14,7 @@ KEY = "-----BEGIN PRIVATE KEY-----\n"
 FILES = {
     "/cert.pem": PEM,
     "/key.pem": KEY,
+    "/both.pem": PEM + KEY,
     "/domains": "example.org\n# comment\nexa mple\n\n.example.net\n",
     "/people": "a@example.org\npostmaster\n\nb@@example.org\n",
     "/networks": "192.0.2.0/24\n192.0.2.1/24\nfoo\n",
@@ -100,7 +101,15 @@ FAULTS = [
         "F:3: listen.greeting_delay_s: must be at most 60, not 61.0",
     ]),
     # [tls]
-    ("[tls]\ncertificate = '/cert.pem'", ["F:1: tls: certificate and key must be given together"]),
+    ("[tls]\ncertificate = '/cert.pem'", ["F:2: tls.certificate: /cert.pem: no PEM key in it"]),
+    ("[tls]\ncertificate = '/absent'", ["F:2: tls.certificate: /absent: No such file or directory"]),
+    ("[tls]\nkey = '/key.pem'", ["F:2: tls.key: is given without its certificate"]),
+    ("[[listen]]\n[listen.tls]\nkey = '/key.pem'\n[tls]\ncertificate = '/both.pem'", [
+        "F:3: listen.tls.key: is given without its certificate"
+    ]),
+    ("[[listen]]\n[listen.tls]\ncertificate = '/cert.pem'\n[tls]\ncertificate = '/both.pem'\nkey = '/key.pem'", [
+        "F:3: listen.tls.certificate: /cert.pem: no PEM key in it"
+    ]),
     ("[tls]\ncertificate = '/absent'\nkey = '/gone'", [
         "F:2: tls.certificate: /absent: No such file or directory",
         "F:3: tls.key: /gone: No such file or directory",
@@ -110,11 +119,10 @@ FAULTS = [
         "F:3: tls.key: /cert.pem: no PEM key in it",
     ]),
     ("[tls]\ncertificate = '/cert.pem'\nkey = '/open.pem'", [
-        "F:3: tls.key: /open.pem: others can access this key; chmod o= /open.pem"
+        "F:3: tls.key: /open.pem: others can read or change this key (mode 0644); chmod 640 /open.pem"
     ]),
-    ("[tls.names.'mx 2']\ncertificate = '/cert.pem'\nname = 'x'", [
+    ("[tls.names.'mx 2']\ncertificate = '/both.pem'\nname = 'x'", [
         "F:1: tls.names.mx 2: 'mx 2' is no domain",
-        "F:1: tls.names.mx 2.key: is missing",
         "F:3: tls.names.mx 2.name: no such key",
     ]),
     # [[accept]]

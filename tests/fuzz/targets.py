@@ -15,12 +15,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fastsmtp import _parser
+from fastsmtp import _parser, _session
+from fastsmtp import reply as replies
 from fastsmtp._body import HeaderScanner
 from tests.reference import data as reference_data
 from tests.reference import parser as reference_parser
+from tests.reference import session as reference_session
 from tests.reference.header import Header, read_header
 from tests.reference.parser import Fault
+from tests.reference.play import Answers, Outcome, Player, comparable
 
 # FOUND_* bits and Fault numbers of the compiled module by the reference's names.
 FOUND = {
@@ -127,13 +130,65 @@ def data(wire: bytes) -> None:
                 text += decoded
                 consumed += used
                 assert used == len(piece) or decoder.is_done
-            found = frozenset(name for bit, name in FOUND.items() if decoder.found & bit)
-            assert reference_data.Decoded(text, consumed, found, decoder.is_done) == expected
+            found = {name for bit, name in FOUND.items() if decoder.found & bit}
+            assert (text, consumed, decoder.is_done) == (expected.text, expected.consumed, expected.is_done)
+            assert found == set(expected.found)
             assert decoder.size_bytes == len(text)
+
+
+def session_terms(options: int) -> dict[str, Any]:
+    """Terms from the bits of one number: each offer and each small limit is met by some input."""
+    return {
+        "hostname": "mx.example",
+        "message_bytes": (100, 0, 1_000, 52_428_800)[options & 3],
+        "errors": (3, 20)[options >> 2 & 1],
+        "command_bytes": (512, 64)[options >> 3 & 1],
+        "is_starttls_offered": bool(options >> 4 & 1),
+        "is_tls_required": bool(options >> 4 & options >> 5 & options >> 6 & 1),
+        "is_normalizing": bool(options >> 7 & 1),
+        "is_xclient_allowed": bool(options >> 8 & 1),
+        "is_chunking": not options >> 9 & options >> 10 & 1,
+        "is_smtputf8": not options >> 11 & 1,
+        "is_dsn": not options >> 12 & options >> 13 & 1,
+        "recipients": (1_000, 0)[options >> 14 & 1],
+    }
+
+
+GREETINGS = (replies.banner("mx.example"),) * 6 + (replies.EARLY_TALKER, replies.OVERLOADED)
+
+
+def play_session(options: int, wire: bytes) -> Outcome:
+    """One dialogue against the reference, whole and cut; returns what happened."""
+    terms = session_terms(options)
+    greeting = GREETINGS[options >> 15 & 7]
+    seed, kindness = options >> 18 & 15, (8, 8, 7, 4)[options >> 22 & 3]
+    reference_player = Player(
+        reference_session.Session(reference_session.Terms(**terms), b"7F3A"), Answers(seed, kindness)
+    )
+    expected = reference_player.play([wire], greeting)
+    compiled_terms = _session.Terms(**terms)
+    outcomes = []
+    for pieces in cuts_of(wire):
+        player = Player(_session.Session(compiled_terms, b"7F3A"), Answers(seed, kindness), _session)
+        outcomes.append(player.play(pieces, greeting))
+        # A command line with the longest that an extension adds to it (XCLIENT); never any text.
+        assert player.held_most <= terms["command_bytes"] + 512
+    for outcome in outcomes:
+        assert outcome == outcomes[0], f"cut otherwise: {outcome}\nwhole:         {outcomes[0]}"
+    assert comparable(outcomes[0]) == comparable(expected), f"{outcomes[0]}\nreference: {expected}"
+    if terms["message_bytes"]:
+        assert all(len(event[1]) <= terms["message_bytes"] for event in expected.events if event[0] == "BODY")
+    return outcomes[0]
+
+
+def session(data: bytes) -> None:
+    """The dialogue: the first three octets choose terms, greeting and answers, the rest is the client's."""
+    play_session(int.from_bytes(data[:3]), data[3:])
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "body": body,
     "parser": parser,
     "data": data,
+    "session": session,
 }

@@ -13,7 +13,7 @@ FOUND_NUL = "NUL"
 class Decoded(NamedTuple):
     text: bytes
     consumed: int
-    found: frozenset[str]
+    found: tuple[str, ...]
     is_done: bool
 
 
@@ -31,18 +31,31 @@ def decode(wire: bytes, *, is_normalizing: bool = False) -> Decoded:
     else:
         raw = wire[: end.start()]
         consumed = end.end()
-    found = set()
-    if re.search(rb"\r(?!\n|\Z)", raw):
-        found.add(FOUND_BARE_CR)
-    if re.search(rb"(?<!\r)\n", raw):
-        found.add(FOUND_BARE_LF)
-    if b"\0" in raw:
-        found.add(FOUND_NUL)
     lines = raw.split(b"\r\n")
     text = b"\r\n".join(line.removeprefix(b".") for line in lines)
-    if is_normalizing:
-        text = re.sub(rb"\r\n|\r|\n", b"\r\n", text)
-    return Decoded(text, consumed, frozenset(found), end is not None)
+    return Decoded(_line_ends(text, is_normalizing), consumed, findings(raw), end is not None)
+
+
+def decode_chunks(text: bytes, *, is_normalizing: bool, is_last: bool) -> Decoded:
+    """The text of BDAT so far (RFC 3030): no dot means anything, no octets end it.
+
+    A CR at the end of it all is bare.
+    """
+    found = findings(text)
+    if is_last and text.endswith(b"\r"):
+        found = tuple(dict.fromkeys((*found, FOUND_BARE_CR)))
+    return Decoded(_line_ends(text, is_normalizing), len(text), found, is_last)
+
+
+def findings(raw: bytes) -> tuple[str, ...]:
+    """What there is in raw, in the order of its first appearance; a CR at the end of raw is still open."""
+    names = ("", FOUND_NUL, FOUND_BARE_CR, FOUND_BARE_LF)
+    each = re.finditer(rb"(\0)|(\r(?!\n|\Z))|((?<!\r)\n)", raw)
+    return tuple(dict.fromkeys(names[found.lastindex or 0] for found in each))
+
+
+def _line_ends(text: bytes, is_normalizing: bool) -> bytes:
+    return re.sub(rb"\r\n|\r|\n", b"\r\n", text) if is_normalizing else text
 
 
 def encode(text: bytes) -> bytes:

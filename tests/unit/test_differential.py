@@ -1,4 +1,4 @@
-"""Compiled against reference on what hypothesis invents: paths, parameters, xtext, the text of DATA, cuts.
+"""Compiled against reference on what hypothesis invents: paths, parameters, the text of DATA, whole dialogues.
 
 The promises themselves are those of the fuzzer (tests/fuzz/targets.py); here the inputs come from the grammar
 and its neighbourhood instead of from coverage.  Derandomized: the same examples on every run.
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastsmtp import _parser
+from fastsmtp import _parser, _session
+from fastsmtp import reply as replies
 from tests.fuzz import targets
 from tests.reference import data as reference_data
 from tests.reference import parser as reference
@@ -161,7 +162,7 @@ def test_a_text_that_we_send_is_the_text_that_we_receive(lines: list[bytes]) -> 
 )
 def test_the_reference_itself_on_what_everyone_knows(wire: bytes, text: bytes) -> None:
     decoded = reference_data.decode(wire + b"NOOP\r\n")
-    assert decoded == reference_data.Decoded(text, len(wire), frozenset(), True)
+    assert decoded == reference_data.Decoded(text, len(wire), (), True)
 
 
 @pytest.mark.parametrize(
@@ -175,3 +176,98 @@ def test_no_other_end_of_data_than_crlf_dot_crlf(false_end: bytes) -> None:
         assert decoder.feed(wire)[1] == len(wire)
         assert not decoder.is_done
         assert decoder.found
+
+
+# --- the dialogue -----------------------------------------------------------------------------------------
+
+# What a client may send, right, nearly right and wrong; each is one command, or a command with its text.
+COMMANDS = st.sampled_from(
+    [
+        b"EHLO client.example", b"EHLO [192.0.2.1]", b"HELO under_score", b"EHLO", b"HELO <x>",
+        b"HELO " + b"n" * 256, b"MAIL FROM:<a@b.example>", b"mail from: <>", b"MAIL FROM:<a@b>SIZE=1",
+        b"MAIL FROM:<a b>", b"MAIL <a@b>", b"MAIL FROM:<a@b> SIZE=10 BODY=8BITMIME RET=full ENVID=x+2B",
+        b"MAIL FROM:<a@b> SIZE=99999999999999999999", b"MAIL FROM:<\xc3\xa9@b> SMTPUTF8", b"MAIL FROM:<\xc3\xa9@b>",
+        b"MAIL FROM:<a@b> SIZE=1 SIZE=2", b"MAIL FROM:<a@b> BODY=9BIT", b"MAIL FROM:<a@b> RET=",
+        b"MAIL FROM:<a@b> NOTIFY=NEVER", b"MAIL FROM:<a@b>  ", b"RCPT TO:<c@d.example>", b"RCPT TO:<postmaster>",
+        b"RCPT TO:<>", b"RCPT TO:<@x,@y:c@d>", b"RCPT FROM:<a@b>",
+        b"RCPT TO:<c@d> NOTIFY=success,FAILURE ORCPT=rfc822;a+2Bb", b"RCPT TO:<c@d> NOTIFY=NEVER,DELAY",
+        b"RCPT TO:<c@d> NOTIFY=NEVER,NEVER", b"RCPT TO:<\xc3\xa9@d> ORCPT=utf-8;\xc3\xa9", b"RCPT TO:<c@d> ORCPT=x",
+        b"DATA", b"DATA", b"DATA x", b"DATA\r\nSubject: x\r\n\r\n..y\r\n.", b"DATA\r\n" + b"t" * 150 + b"\r\n.",
+        b"BDAT 7\r\nabcde\r\nBDAT 5 last\r\n.\r\n", b"BDAT 3 LAST\r\nab\r", b"BDAT 4\r\na\nb\0", b"BDAT 0 LAST",
+        b"BDAT 0", b"BDAT 151\r\n" + b"c" * 149, b"BDAT x", b"BDAT", b"BDAT 2 FIRST",
+        b"BDAT 9999999999999999999999", b"RSET", b"RSET x", b"NOOP", b"noop foo", b"VRFY", b"VRFY a", b"EXPN a",
+        b"HELP", b"AUTH PLAIN", b"QUIT", b"QUIT x", b"STARTTLS", b"STARTTLS x",
+        b"XCLIENT ADDR=192.0.2.1 NAME=[UNAVAILABLE]", b"XCLIENT FOO=1", b"XCLIENT ADDR", b"XCLIENT ADDR=1 ADDR=2",
+        b"XCLIENT", b"GET / HTTP/1.1", b"FOO", b"", b" NOOP", b"NOOP \t ", b"NOOP\nNOOP", b"NO\rOP", b"NO\0OP",
+        b"x" * 62, b"x" * 63, b"x" * 510, b"x" * 511, b"MAIL FROM:<" + b"x" * 620 + b"@b>", b"y" * 513 + b"\n",
+        b"\x16\x03\x01", b".", b"\xff",
+    ]
+)  # fmt: skip
+BEGINNINGS = st.sampled_from(
+    [
+        b"",
+        b"EHLO c\r\n",
+        b"EHLO c\r\nMAIL FROM:<a@b>\r\n",
+        b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n",
+        b"EHLO c\r\nMAIL FROM:<a@b> SMTPUTF8\r\nRCPT TO:<c@d>\r\n",
+        b"HELO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n",
+    ]
+)
+DIALOGUES = st.tuples(
+    BEGINNINGS, st.lists(COMMANDS.map(lambda line: line + b"\r\n"), max_size=10).map(b"".join)
+).map(b"".join)
+
+
+@EXAMPLES
+@given(st.integers(0, (1 << 24) - 1), DIALOGUES)
+def test_a_session_is_the_reference_whatever_it_is_told_and_answered(options: int, wire: bytes) -> None:
+    targets.play_session(options, wire)
+
+
+@EXAMPLES
+@given(st.integers(0, (1 << 24) - 1), DIALOGUES, st.integers(0, 2_000))
+def test_a_session_that_breaks_off_is_the_reference(options: int, wire: bytes, size_bytes: int) -> None:
+    targets.play_session(options, wire[: size_bytes % (len(wire) + 1)])
+
+
+@pytest.mark.parametrize(
+    ("wire", "events", "last_line"),
+    [
+        (
+            b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n",
+            ["HELO", "MAIL", "RCPT", "DATA", "BODY", "END", "QUIT"],
+            b"221 2.0.0 Bye",
+        ),
+        (
+            b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 3\r\nx\r\nBDAT 0 LAST\r\nQUIT\r\n",
+            ["HELO", "MAIL", "RCPT", "DATA", "BODY", "END", "QUIT"],
+            b"221 2.0.0 Bye",
+        ),
+        (b"EHLO c\r\nMAIL FROM:<a@b>\r\nRSET\r\n", ["HELO", "MAIL", "RESET"], b"250 2.0.0 Ok"),
+        (b"HELO c\r\nMAIL FROM:<> SIZE=1\r\n", ["HELO"], b"555 5.5.4 Parameters need EHLO (id 7F3A)"),
+        (
+            b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nx\n.\r\nMAIL FROM:<e@f>\r\n",
+            ["HELO", "MAIL", "RCPT", "DATA", "BODY", "VIOLATION"],
+            b"550 5.6.0 Bare <CR> or <LF> received (id 7F3A)",
+        ),
+    ],
+)
+def test_the_dialogues_that_everyone_knows(wire: bytes, events: list[str], last_line: bytes) -> None:
+    """Against a list, so that reference and compiled session are not wrong together."""
+    outcome = targets.play_session(1, wire)
+    assert [event[0] for event in outcome.events] == events
+    assert outcome.output.split(b"\r\n")[-2] == last_line
+
+
+def test_a_refused_ehlo_changes_nothing() -> None:
+    """RFC 5321 section 4.1.4: the server stays in the state that it was in."""
+    session = _session.Session(_session.Terms(hostname="mx.example"), b"1")
+    session.greet(replies.banner("mx.example"))
+    session.feed(b"EHLO c\r\nHELO d\r\nMAIL FROM:<a@b> SIZE=10\r\n")
+    assert session.next_event() is not None
+    session.reply(replies.OK)
+    assert session.next_event() is not None
+    session.reply(replies.DENIED)
+    event = session.next_event()
+    assert event is not None
+    assert (_session.EVENT_NAMES[event.kind], event.size_bytes) == ("MAIL", 10)

@@ -123,7 +123,7 @@ cdef tuple notify_words(const char *p, Py_ssize_t n):
             return None
         if word not in words:
             words.append(word)
-    if b"NEVER" in words and len(words) > 1:
+    if b"NEVER" in words and n != 5:
         return None
     return tuple(words)
 

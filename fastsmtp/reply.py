@@ -20,6 +20,8 @@ class Reply:
     enhanced  "5.7.1" (RFC 3463), or "" where RFC 2034 wants none (greeting, EHLO, 3xx)
     lines     the text, a str a line, printable ASCII or UTF-8, without codes
     head      the reply on the wire without its last CRLF
+
+    Made once and never changed; nothing guards that, since one is made for every message.
     """
 
     __slots__ = ("code", "enhanced", "head", "lines")
@@ -37,14 +39,10 @@ class Reply:
         head = b"\r\n".join(
             _wire_line(f"{code}{' ' if at == last else '-'}{prefix}{line}") for at, line in enumerate(lines)
         )
-        put = object.__setattr__
-        put(self, "code", code)
-        put(self, "enhanced", enhanced)
-        put(self, "lines", lines)
-        put(self, "head", head)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError("a Reply is frozen")
+        self.code = code
+        self.enhanced = enhanced
+        self.lines = lines
+        self.head = head
 
     def __repr__(self) -> str:
         return f"Reply({self.code}, {self.enhanced!r}, {', '.join(map(repr, self.lines))})"
@@ -94,13 +92,17 @@ def banner(hostname: str) -> Reply:
 
 
 def accepted(message_id: str) -> Reply:
-    """250 to the end of data: from here on the message is ours (RFC 5321 section 4.2.5)."""
-    return Reply(250, "2.0.0", f"Ok: accepted as {message_id}")
+    """250 to the end of data: from here on the message is ours (RFC 5321 section 4.2.5).
 
-
-def chunk_received(size_bytes: int) -> Reply:
-    """250 to a BDAT that is not the last (RFC 3030 section 2)."""
-    return Reply(250, "2.0.0", f"{size_bytes} octets received")
+    message_id is ours and clean, so the head is made without the checks of __init__.
+    """
+    answer = Reply.__new__(Reply)
+    text = f"Ok: accepted as {message_id}"
+    answer.code = 250
+    answer.enhanced = "2.0.0"
+    answer.lines = (text,)
+    answer.head = f"250 2.0.0 {text}".encode()
+    return answer
 
 
 # --- the session's own (RFC 5321 section 4.1.1 and 4.2) ---------------------------------------------

@@ -120,11 +120,13 @@ class Plan:
         observer = self._observer
         stages = (self._unskippable if facts.client.skips_checks else self._by_phase)[phase]
         # Mostly no stage has an opinion, or one has: neither needs a list.
-        only: Decision | None = None
-        only_at = 0
-        decided: list[tuple[int, Decision]] | None = None
+        standing: Decision | None = None
+        effects: tuple[Effect, ...] | None = None
         asking: list[_Asking] | None = None
-        for at, (function, stage) in enumerate(stages):
+        decided: list[tuple[int, Decision]] | None = None
+        at = -1
+        for function, stage in stages:
+            at += 1
             try:
                 opinion = function(facts, settings)
             except Exception as error:  # noqa: BLE001 - whatever a stage raises is a defect of ours, and defers
@@ -132,10 +134,8 @@ class Plan:
             else:
                 if type(opinion) is GeneratorType:
                     if asking is None:
-                        asking = []
-                    if decided is None:
-                        decided = []
-                    self.step(phase, facts, at, opinion, None, decided, asking)
+                        asking, decided = [], []
+                    self.step(phase, facts, at, opinion, None, decided, asking)  # type: ignore[arg-type]
                     continue
                 if observer is not None:
                     observer(facts, phase, stage, opinion)  # type: ignore[arg-type]
@@ -143,19 +143,22 @@ class Plan:
                 continue
             if opinion.verdict is not Verdict.PASS:  # type: ignore[union-attr]
                 opinion = self._weighed(facts, stage, opinion)  # type: ignore[arg-type]
-            if only is None and decided is None:
-                only, only_at = opinion, at  # type: ignore[assignment]
-                continue
-            if decided is None:
-                decided = []
-            decided.append((at, opinion))  # type: ignore[arg-type]
+            if decided is not None:
+                decided.append((at, opinion))  # type: ignore[arg-type]
+            elif standing is None:
+                standing = opinion  # type: ignore[assignment]
+            else:
+                effects = (effects or standing.effects) + opinion.effects  # type: ignore[union-attr]
+                if opinion.verdict > standing.verdict:  # type: ignore[union-attr]
+                    standing = opinion  # type: ignore[assignment]
+        if effects is not None:
+            standing = Decision(standing.verdict, standing.reply, effects, standing.stage)  # type: ignore[union-attr]
         if decided is None:
-            return only or PASSED
-        if only is not None:
-            decided.append((only_at, only))
-        if asking:
-            return Round(self, phase, facts, decided, asking)
-        return combine(decided)
+            return standing or PASSED
+        if standing is not None:
+            # What came before the first question stands before all that came after it.
+            decided.append((-1, standing))
+        return Round(self, phase, facts, decided, asking) if asking else combine(decided)
 
     def step(
         self,

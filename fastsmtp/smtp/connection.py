@@ -59,6 +59,9 @@ class Life(IntEnum):
     CLOSED = 6
 
 
+_TALKING = Life.TALKING
+
+
 class Connection(asyncio.BufferedProtocol):
     """The protocol object of one connection.
 
@@ -68,8 +71,7 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "__weakref__", "_accepted_s", "_body_mark", "_commands", "_conversation", "_counted", "_is_busy",
         "_has_quit", "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_listener", "_profile", "_proxy", "_raw",
-        "_received", "_session", "_session_deadline", "_session_id", "_task", "_timer", "_transaction_deadline",
-        "_transport", "_upgrade", "_waiting", "_window", "deadline", "life",
+        "_received", "_session", "_session_deadline", "_session_id", "_task", "_timer", "_transport", "_upgrade", "_waiting", "_window", "deadline", "life",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -94,7 +96,6 @@ class Connection(asyncio.BufferedProtocol):
         self._commands = 0
         self._accepted_s = 0.0
         self._session_deadline = NEVER
-        self._transaction_deadline = NEVER
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._upgrade: Upgrade | None = None
@@ -267,7 +268,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, size: int) -> None:
         self._received += size
-        if self.life is not Life.TALKING:
+        if self.life is not _TALKING:
             self._guarded(self._other_input, size)
             return
         session = self._session
@@ -370,14 +371,16 @@ class Connection(asyncio.BufferedProtocol):
                     break
         except Exception as error:  # noqa: BLE001 - whatever it is, it is our defect: 451, logged, and the others live on
             conversation.failed(error)
-        if self.life is not Life.TALKING:
+        if self.life is not _TALKING:
             # A handshake has begun; what was to be said in clear is said.
             return
-        self._flush()
+        output = session.take()
+        if output:
+            self._transport.write(output)
         if session.is_closing:
             self._finish()
-            return
-        self._set_deadline()
+        elif not self._is_in_body or not session.is_body:
+            self._set_deadline()
 
     def _flush(self) -> None:
         if self._session is not None:
@@ -585,32 +588,42 @@ class Connection(asyncio.BufferedProtocol):
 
     def _await_command(self) -> None:
         self._commands = self._session.commands
-        self.deadline = min(self._profile.now() + COMMAND_S, self._session_deadline)
+        self._set_to(self._profile.now() + COMMAND_S)
 
     def _set_deadline(self) -> None:
         """A deadline is for a whole command line, or for the bytes of RATE_WINDOW_S; a read alone moves nothing."""
         session = self._session
+        profile = self._profile
         if session.is_body:
-            if not self._is_in_body:
-                self._is_in_body = True
-                now = self._profile.now()
-                self._body_mark = self._received
-                if self._transaction_deadline is NEVER:
-                    self._transaction_deadline = now + self._profile.settings.limits.transaction_s
-                self.deadline = min(now + RATE_WINDOW_S, self._session_deadline, self._transaction_deadline)
-            return
-        self._is_in_body = False
-        if self._is_busy:
+            now = profile.now()
+            self._is_in_body = True
+            self._body_mark = self._received
+            deadline = now + RATE_WINDOW_S
+        elif self._is_busy:
             # The wait is ours; what we wait for has a deadline of its own.
+            self._is_in_body = False
             self.deadline = NEVER
-        elif session.commands != self._commands or self.deadline is NEVER:
-            self._commands = session.commands
-            now = self._profile.now()
-            if self._conversation.facts.envelope is None:
-                self._transaction_deadline = NEVER
-            elif self._transaction_deadline is NEVER:
-                self._transaction_deadline = now + self._profile.settings.limits.transaction_s
-            self.deadline = min(now + COMMAND_S, self._session_deadline, self._transaction_deadline)
+            return
+        else:
+            self._is_in_body = False
+            commands = session.commands
+            if commands == self._commands and self.deadline is not NEVER:
+                return
+            self._commands = commands
+            now = profile.now()
+            deadline = now + COMMAND_S
+        self._set_to(deadline)
+
+    def _set_to(self, deadline: float) -> None:
+        """The deadline, or the session's or the transaction's if that is earlier."""
+        if deadline > self._session_deadline:
+            deadline = self._session_deadline
+        conversation = self._conversation
+        if conversation.facts.envelope is not None:
+            transaction_ends = conversation.began_s + self._profile.settings.limits.transaction_s
+            if deadline > transaction_ends:
+                deadline = transaction_ends
+        self.deadline = deadline
 
     def expired(self, now: float) -> None:
         """Called by the tick when the deadline has passed."""
@@ -623,7 +636,7 @@ class Connection(asyncio.BufferedProtocol):
             self._raw.abort()
         elif now >= self._session_deadline:
             self._time_out(reply.SESSION_TOO_LONG, "limits.session_s")
-        elif now >= self._transaction_deadline:
+        elif self._is_transaction_over(now):
             self._time_out(reply.TRANSACTION_TOO_LONG, "limits.transaction_s")
         elif self._is_in_body:
             self._check_rate(now)
@@ -636,13 +649,19 @@ class Connection(asyncio.BufferedProtocol):
             return 0.0
         return now - (self.deadline - COMMAND_S)
 
+    def _is_transaction_over(self, now: float) -> bool:
+        conversation = self._conversation
+        if conversation.facts.envelope is None:
+            return False
+        return now >= conversation.began_s + self._profile.settings.limits.transaction_s
+
     def _check_rate(self, now: float) -> None:
         arrived = self._received - self._body_mark
         if arrived < self._profile.settings.limits.minimum_bytes_per_s * RATE_WINDOW_S:
             self._time_out(reply.TOO_SLOW, "limits.minimum_bytes_per_s")
             return
         self._body_mark = self._received
-        self.deadline = min(now + RATE_WINDOW_S, self._session_deadline, self._transaction_deadline)
+        self._set_to(now + RATE_WINDOW_S)
 
     def _time_out(self, last: reply.Reply, limit: str) -> None:
         facts = self._conversation.facts

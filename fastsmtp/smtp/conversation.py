@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 Wait = Coroutine[Any, Any, None] | None
 
+# An enumeration's members cost a look-up each time.
+_MAIL, _RCPT, _DATA, _END = Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.END
+_MESSAGES, _RECIPIENTS = int(Token.MESSAGES), int(Token.RECIPIENTS)
 
 class Conversation:
     """The state of one session above the wire.
@@ -47,12 +50,13 @@ class Conversation:
     facts        what policy knows; this class fills it
     transaction  the sink's, open from the first accepted recipient to commit's answer
     is_committing   the message is with the sink and its answer is on the way: a lost client doesn't stop it
+    began_s      when the last MAIL came, monotonic seconds
     has_logged   at least one line tells of this session
     """
 
     __slots__ = (
-        "_began_s", "_headers", "_profile", "_pass_s", "_path", "_plan", "_route", "_scanner",
-        "facts", "has_logged", "is_committing", "session", "transaction",
+        "_headers", "_profile", "_pass_s", "_path", "_plan", "_route", "_scanner",
+        "_received_head", "began_s", "facts", "has_logged", "is_committing", "session", "transaction",
     )  # fmt: skip
 
     def __init__(self, profile: Profile, session: Session, facts: Facts) -> None:
@@ -67,14 +71,19 @@ class Conversation:
         self._headers: list[bytes] | None = None
         self._route: Route | None = None
         self._pass_s = 0.0
-        self._began_s = 0.0
+        self.began_s = 0.0
+        self._received_head = ""
 
     # --- the events ------------------------------------------------------------------------------
 
     def helo(self, event: Event) -> Wait:
         self.facts.helo = event.name
         self.facts.is_extended = event.is_extended
-        return self._decide(Phase.HELO, event, self._helo_decided)
+        self._received_head = ""
+        decision = self._plan.run(Phase.HELO, self.facts)
+        if type(decision) is Decision:
+            return self._helo_decided(event, decision)
+        return self._decide_later(decision, event, self._helo_decided)  # type: ignore[arg-type]
 
     def _helo_decided(self, event: Event, decision: Decision) -> Wait:
         return self._answer(decision, reply.OK)
@@ -84,14 +93,18 @@ class Conversation:
         profile = self._profile
         facts.sender = event.path
         facts.declared_bytes = event.size_bytes
-        self._began_s = profile.now()
+        self.began_s = profile.now()
         if profile.counts_messages:
-            facts.client.rates[Token.MESSAGES] = profile.rate(facts.client, Token.MESSAGES)
-        return self._decide(Phase.MAIL, event, self._mail_decided)
+            client = facts.client
+            client.rates[_MESSAGES] = profile.counters.rate(client.address.key, _MESSAGES, self.began_s)
+        decision = self._plan.run(_MAIL, facts)
+        if type(decision) is Decision:
+            return self._mail_decided(event, decision)
+        return self._decide_later(decision, event, self._mail_decided)  # type: ignore[arg-type]
 
     def _mail_decided(self, event: Event, decision: Decision) -> Wait:
         path = event.path
-        if decision.verdict is Verdict.PASS:
+        if decision.reply is None:
             self.facts.envelope = Envelope(
                 path.address,
                 path.domain,
@@ -101,6 +114,9 @@ class Conversation:
                 ret=event.ret,
                 envid=event.envid,
             )
+            if not decision.effects:
+                self.session.reply(reply.SENDER_OK)
+                return None
         return self._answer(decision, reply.SENDER_OK)
 
     def rcpt(self, event: Event) -> Wait:
@@ -108,13 +124,17 @@ class Conversation:
         profile = self._profile
         facts.recipient = event.path
         if profile.counts_recipients:
-            facts.client.rates[Token.RECIPIENTS] = profile.rate(facts.client, Token.RECIPIENTS)
-        return self._decide(Phase.RCPT, event, self._rcpt_decided)
+            client = facts.client
+            client.rates[_RECIPIENTS] = profile.counters.rate(client.address.key, _RECIPIENTS, profile.now())
+        decision = self._plan.run(_RCPT, facts)
+        if type(decision) is Decision:
+            return self._rcpt_decided(event, decision)
+        return self._decide_later(decision, event, self._rcpt_decided)  # type: ignore[arg-type]
 
     def _rcpt_decided(self, event: Event, decision: Decision) -> Wait:
-        if decision.verdict is not Verdict.PASS:
+        if decision.reply is not None:
             return self._answer(decision, reply.RECIPIENT_OK)
-        delay_s = self._apply(decision.effects)
+        delay_s = self._apply(decision.effects) if decision.effects else 0.0
         facts = self.facts
         route = self._route
         envelope = facts.envelope
@@ -156,14 +176,17 @@ class Conversation:
             self.session.reply(answer)
 
     def data(self, event: Event) -> Wait:
-        return self._decide(Phase.DATA, event, self._data_decided)
+        decision = self._plan.run(_DATA, self.facts)
+        if type(decision) is Decision:
+            return self._data_decided(event, decision)
+        return self._decide_later(decision, event, self._data_decided)  # type: ignore[arg-type]
 
     def _data_decided(self, event: Event, decision: Decision) -> Wait:
         positive = reply.OK if event.is_chunked else reply.START_DATA
-        if decision.verdict is not Verdict.PASS:
+        if decision.reply is not None:
             self._abort()
             return self._answer(decision, positive)
-        delay_s = self._apply(decision.effects)
+        delay_s = self._apply(decision.effects) if decision.effects else 0.0
         transaction = self.transaction
         if transaction is None:
             raise RuntimeError("DATA without a transaction")
@@ -200,20 +223,26 @@ class Conversation:
         facts.size_bytes = event.size_bytes
         facts.header = self._scanner.finish()  # type: ignore[union-attr]
         self._scanner = None
-        return self._decide(Phase.END, event, self._end_decided)
+        decision = self._plan.run(_END, facts)
+        if type(decision) is Decision:
+            return self._end_decided(event, decision)
+        return self._decide_later(decision, event, self._end_decided)  # type: ignore[arg-type]
 
     def _end_decided(self, event: Event, decision: Decision) -> Wait:
-        if decision.verdict is not Verdict.PASS:
+        if decision.reply is not None:
             self._abort()
             self._forget()
             return self._answer(decision, reply.OK)
-        delay_s = self._apply(decision.effects)
+        delay_s = self._apply(decision.effects) if decision.effects else 0.0
         profile = self._profile
         facts = self.facts
         transaction = self.transaction
         if transaction is None:
             raise RuntimeError("the end of a message without a transaction")
-        prefix = profile.received.field(facts, f"{facts.session_id}.{facts.messages + 1}")
+        head = self._received_head
+        if not head:
+            self._received_head = head = profile.received.head(facts)
+        prefix = profile.received.field(head, facts, f"{facts.session_id}.{facts.messages + 1}")
         if self._headers is not None:
             prefix = b"".join((prefix, *self._headers))
         answer = transaction.commit(prefix)
@@ -246,7 +275,6 @@ class Conversation:
             self.has_logged = True
             envelope = facts.envelope
             recipients = envelope.recipients  # type: ignore[union-attr]
-            tls = facts.tls
             profile.log.line(
                 "message",
                 id=facts.session_id,
@@ -257,9 +285,9 @@ class Conversation:
                 rcpts=len(recipients),
                 size=facts.size_bytes,
                 hops=facts.header.hops,  # type: ignore[union-attr]
-                tls=None if tls is None else tls.protocol,
+                tls="off" if facts.tls is None else facts.tls.protocol,
                 code=answer.code,
-                took_ms=(profile.now() - self._began_s) * 1000.0,
+                took_ms=int((profile.now() - self.began_s) * 1000.0),
             )
         else:
             self._log_refusal(answer, "sink")
@@ -292,12 +320,6 @@ class Conversation:
         return None
 
     # --- what they share -------------------------------------------------------------------------
-
-    def _decide(self, phase: Phase, event: Event, then: Callable[[Event, Decision], Wait]) -> Wait:
-        decision = self._plan.run(phase, self.facts)
-        if type(decision) is Decision:
-            return then(event, decision)
-        return self._decide_later(decision, event, then)  # type: ignore[arg-type]
 
     async def _decide_later(
         self, waiting: Round, event: Event, then: Callable[[Event, Decision], Wait]

@@ -43,12 +43,16 @@ class ReceivedWriter:
         self._second = -1
         self._date = ""
 
-    def field(self, facts: Facts, message_id: str) -> bytes:
-        """The whole field with its line ends; "for" only when there is one recipient, so no Bcc is betrayed."""
+    def head(self, facts: Facts) -> str:
+        """The part that is the same for all messages of a session, until HELO, TLS or the client change."""
         client = facts.client
-        envelope = facts.envelope
         helo = _UNSAFE.sub(b"?", facts.helo[:_HELO_BYTES]).decode() or "unknown"
         name = f"{client.name} " if client.name else ""
+        return f"Received: from {helo} ({name}{client.address.literal}){self._by}"
+
+    def field(self, head: str, facts: Facts, message_id: str) -> bytes:
+        """The whole field with its line ends; "for" only when there is one recipient, so no Bcc is betrayed."""
+        envelope = facts.envelope
         tls = facts.tls
         is_utf8 = envelope is not None and envelope.is_smtputf8
         protocol = _PROTOCOLS[facts.is_extended, tls is not None, is_utf8]
@@ -58,11 +62,7 @@ class ReceivedWriter:
         if envelope is not None and len(envelope.recipients) == 1:
             address = envelope.recipients[0].address
             recipient = f"\r\n\tfor <{address.decode('utf-8', 'replace')}>"
-        text = (
-            f"Received: from {helo} ({name}{client.address.literal})"
-            f"{self._by}{protocol} id {message_id}{recipient};\r\n\t{self.date()}\r\n"
-        )
-        return text.encode()
+        return f"{head}{protocol} id {message_id}{recipient};\r\n\t{self.date()}\r\n".encode()
 
     def date(self) -> str:
         """RFC 5322 section 3.3 date-time, UTC."""

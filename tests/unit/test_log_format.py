@@ -67,6 +67,43 @@ def test_the_trailing_underscore_of_a_keyword_is_dropped() -> None:
     assert json.loads(JsonLines()(0.0, "message", {"from_": b"a@b"}))["from"] == "a@b"
 
 
+EDGES = [
+    (b"x" * 1_024, b"x" * 1_024),
+    (b"x" * 1_025, b"x" * 1_024 + b"..."),
+    ("y" * 1_024, b"y" * 1_024),
+    (2**63 - 1, b"9223372036854775807"),
+    (2**63, b"9223372036854775808"),
+    (0, b"0"),
+    (10, b"10"),
+    (-(10**30), b"-1000000000000000000000000000000"),
+    *[
+        (bytes([byte]), bytes([byte]))
+        for byte in range(0x21, 0x7F)
+        if byte not in b'"=\\'
+    ],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "written"), EDGES)
+def test_the_edges_of_what_stands_bare(value: object, written: bytes) -> None:
+    line = Logfmt()(0.0, "reject", {"id": "7F", "reason": value})
+    cut = b" truncated=true" if written.endswith(b"...") and len(written) > 3 else b""
+    assert line == b"ts=1970-01-01T00:00:00.000Z event=reject id=7F reason=" + written + cut
+
+
+@pytest.mark.parametrize("byte", [*range(0x21), *range(0x7F, 0x100), *b'"=\\'])
+def test_every_other_byte_is_quoted(byte: int) -> None:
+    line = Logfmt()(0.0, "reject", {"id": "7F", "reason": b"a" + bytes([byte]) + b"b"})
+    assert line.startswith(b'ts=1970-01-01T00:00:00.000Z event=reject id=7F reason="a')
+    assert line.endswith(b'b"')
+
+
+def test_a_line_of_bare_values_that_is_too_long_is_cut() -> None:
+    fields: dict[str, object] = {name: b"x" * 1_000 for name in ("id", "client", "helo", "from_", "rcpt")}
+    line = Logfmt()(0.0, "reject", fields)
+    assert len(line) <= MAX_LINE + len(" truncated=true") and line.endswith(b" truncated=true")
+
+
 def test_an_event_without_fields() -> None:
     assert Logfmt()(0.0, "ready", {}) == b"ts=1970-01-01T00:00:00.000Z event=ready"
 

@@ -33,6 +33,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastsmtp.config.check import key_mode_fault
 from fastsmtp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -125,18 +126,10 @@ def read_configured(tls: Tls) -> tuple[Credentials, dict[str, Credentials]]:
 
 
 def key_mode_faults(key: str) -> list[str]:
-    """A fault for a key file that others than its owner can read.
-
-    Root's keys may be readable by one group, as Debian's ssl-cert has it (PostgreSQL has the same rule).
-    """
+    """A fault for a key file that others than its owner can read (config.check has the rule)."""
     status = os.stat(key)
-    allowed = 0o640 if status.st_uid == 0 else 0o600
-    if stat.S_IMODE(status.st_mode) & 0o077 & ~allowed:
-        mode = stat.S_IMODE(status.st_mode)
-        return [
-            f"{key}: others can read or change this private key (mode {mode:04o}): chmod {allowed:o} {key}"
-        ]
-    return []
+    fault = key_mode_fault(key, stat.S_IMODE(status.st_mode), status.st_uid)
+    return [fault] if fault else []
 
 
 def _read(path: str, faults: list[str]) -> bytes | None:

@@ -42,15 +42,16 @@ def run(arguments: Sequence[str]) -> int:
 def _certificates(config: Config) -> None:
     """Load each certificate with its key, as the server will.  Raises ConfigError with every fault."""
     tables = [config.tls, *(listen.tls_table for listen in config.listen if listen.tls_table is not None)]
-    if not any(table.certificate for table in tables):
+    pairs = [(table.certificate, table.key) for table in tables if table.certificate]
+    pairs += [(name.certificate, name.key) for table in tables for name in table.names]
+    if not pairs:
         return
-    from fastsmtp.tls import read_configured
+    from fastsmtp.tls import read_credentials
 
     faults: dict[str, None] = {}
-    for table in tables:
+    for certificate, key in dict.fromkeys(pairs):
         try:
-            if table.certificate:
-                read_configured(table)
+            read_credentials(certificate, key)
         except ConfigError as error:
             faults.update(dict.fromkeys(error.faults))
     if faults:

@@ -13,6 +13,8 @@ from fastsmtp.config.endpoint import is_loopback, parse_endpoint
 from fastsmtp.config.host import Host
 from fastsmtp.config.lines import Path
 from fastsmtp.config.model import ANY_DOMAIN, NOBODY, Config, Tls
+from fastsmtp.config.names import parse_host_name
+from fastsmtp.config.settings import AcceptTable
 from fastsmtp.config.toml import NO_CERTIFICATE, Built, fault_line
 from fastsmtp.config.tree import Tree
 
@@ -26,8 +28,13 @@ class Checked:
     files: tuple[str, ...]
 
 
-def check(config: Config, built: Built, tree: Tree, host: Host, *, is_trial: bool) -> Checked:
-    """Judge a resolved configuration; what is faulty already (built.faulty) makes no second fault."""
+def check(
+    config: Config, built: Built, tree: Tree, host: Host, table: AcceptTable | None, *, is_trial: bool
+) -> Checked:
+    """Judge a resolved configuration; what is faulty already (built.faulty) makes no second fault.
+
+    table  what is accepted, lists and all; None when the lists have faults
+    """
     checker = _Checker(config, built, tree, host, is_trial=is_trial)
     checker.names()
     checker.listeners()
@@ -36,7 +43,21 @@ def check(config: Config, built: Built, tree: Tree, host: Host, *, is_trial: boo
     checker.accepted()
     checker.destinations()
     checker.relayed()
+    checker.log()
+    if table is not None:
+        checker.postmaster(table)
     return Checked(tuple(checker.faults), tuple(checker.warnings), tuple(checker.files))
+
+
+def key_mode_fault(path: str, bits: int, owner: int) -> str:
+    """A fault for a private key's file that others than its owner can read or change; "" when it is well kept.
+
+    Root's keys may be readable by one group, as Debian's ssl-cert has it (PostgreSQL has the same rule).
+    """
+    allowed = 0o640 if owner == 0 else 0o600
+    if not bits & 0o077 & ~allowed:
+        return ""
+    return f"{path}: others can read or change this private key (mode {bits:04o}): chmod {allowed:o} {path}"
 
 
 class _Checker:
@@ -86,6 +107,21 @@ class _Checker:
             if port and (host, port) in seen:
                 self.fault(path, "is listened on already")
             seen.add((host, port))
+            self.port(path, port)
+        for index, listen in enumerate(self.config.listen):
+            for name in ("proxy_from", "xclient_from"):
+                if any(text.endswith("/0") for text in getattr(listen, name)):
+                    self.warn(("listen", index, name), "lets anyone claim to be any client")
+
+    def port(self, path: Path, port: int) -> None:
+        """What the clients of a well-known port expect."""
+        tls = self.config.listen[int(path[1])].tls
+        if port == 465 and tls != "implicit":
+            self.warn(path, 'clients of port 465 begin with TLS (RFC 8314 section 3.3): tls = "implicit"')
+        elif port == 25 and tls == "implicit":
+            self.warn(path, 'other servers don\'t begin with TLS on port 25: tls = "starttls"')
+        elif port == 25 and tls == "required":
+            self.warn(path, "a public server must not require TLS on port 25 (RFC 3207 section 4)")
 
     def account(self) -> None:
         """Started as root we need an account to run as; otherwise, and on loopback's high ports, we don't."""
@@ -146,13 +182,9 @@ class _Checker:
             if path[-1] == "key":  # else it is the certificate's file, which has its fault
                 self.fault(path, f"{file}: {error.strerror}")
             return
-        # Root's keys may be readable by one group, as Debian's ssl-cert has it; PostgreSQL has the same rule.
-        allowed = 0o640 if owner == 0 else 0o600
-        if bits & 0o077 & ~allowed:
-            self.fault(
-                path,
-                f"{file}: others can read or change this key (mode {bits:04o}); chmod {allowed:o} {file}",
-            )
+        clause = key_mode_fault(file, bits, owner)
+        if clause:
+            self.fault(path, clause)
         if b"PRIVATE KEY-----" not in text:
             self.fault(path, f"{file}: no PEM key in it")
 
@@ -190,6 +222,7 @@ class _Checker:
         """No next hop may be ourselves: mail would go round until its hop count ends it."""
         ours = {(host, port) for _, host, port in self.endpoints() if port}
         everywhere = {port for host, port in ours if host in ("0.0.0.0", "::")}  # noqa: S104
+        looped = {port for host, port in ours if is_loopback(host)}
         places: list[tuple[Path, str]] = [(("deliver", "default"), self.config.deliver.default)]
         places += [
             (("accept", index, "deliver"), accept.deliver)
@@ -200,8 +233,31 @@ class _Checker:
             dest = self.dest(text)
             if not dest.host:
                 continue
-            if (dest.host, dest.port) in ours or (is_loopback(dest.host) and dest.port in everywhere):
+            is_here = is_loopback(dest.host) and dest.port in (everywhere | looped)
+            if is_here or (dest.host, dest.port) in ours:
                 self.fault(place, f"{text} is this server itself")
+            if dest.kind == "lmtp" and dest.port == 25:
+                self.warn(place, f"{text}: LMTP is not spoken on port 25 (RFC 2033 section 5)")
+
+    def log(self) -> None:
+        directory, slash, _ = self.config.log.to.rpartition("/")
+        if slash and self.is_sound("log", "to") and not self.host.exists(directory or "/"):
+            self.fault(("log", "to"), f"there is no directory {directory}")
+
+    def postmaster(self, table: AcceptTable) -> None:
+        """<postmaster> must be accepted (RFC 5321 section 4.5.1), so its domain must go somewhere."""
+        domain = self.config.postmaster.rpartition("@")[2]
+        if (
+            not self.config.accept
+            or self.config.deliver.default != "refuse"
+            or not self.is_sound("postmaster")
+        ):
+            return
+        if table.find(parse_host_name(domain).encode()) is None:
+            self.warn(
+                ("postmaster",),
+                f"no [[accept]] takes mail for {domain}, so mail to <postmaster> without a domain is refused",
+            )
 
     def relayed(self) -> None:
         config = self.config

@@ -91,7 +91,8 @@ def load(
     except ConfigError as error:
         faults.extend(error.faults)
 
-    checked = check(config, built, tree, host, is_trial=is_trial)
+    table = settings[0].accept if settings else None
+    checked = check(config, built, tree, host, table, is_trial=is_trial)
     faults.extend(checked.faults)
     if faults:
         raise ConfigError(*sorted(dict.fromkeys(faults), key=functools.partial(_place, file)))

@@ -119,7 +119,7 @@ FAULTS = [
         "F:3: tls.key: /cert.pem: no PEM key in it",
     ]),
     ("[tls]\ncertificate = '/cert.pem'\nkey = '/open.pem'", [
-        "F:3: tls.key: /open.pem: others can read or change this key (mode 0644); chmod 640 /open.pem"
+        "F:3: tls.key: /open.pem: others can read or change this private key (mode 0644): chmod 640 /open.pem"
     ]),
     ("[tls.names.'mx 2']\ncertificate = '/both.pem'\nname = 'x'", [
         "F:1: tls.names.mx 2: 'mx 2' is no domain",
@@ -158,6 +158,10 @@ FAULTS = [
     ("[[listen]]\naddress = '192.0.2.1:25'\n[[accept]]\ndomain = 'a.example'\ndeliver='smtp://192.0.2.1'", [
         "F:5: accept.deliver: smtp://192.0.2.1 is this server itself"
     ]),
+    ("[[listen]]\naddress = '127.0.0.1:2525'\n[deliver]\ndefault = 'lmtp://localhost:2525'", [
+        "F:4: deliver.default: lmtp://localhost:2525 is this server itself"
+    ]),
+    ("[log]\nto = '/var/log/fastsmtp/log'", ["F:2: log.to: there is no directory /var/log/fastsmtp"]),
     # what isn't built yet
     ("[queue]\nretry_min_s = 300", ["F:1: queue: not built in this version"]),
     ("[metrics]\nlisten = '127.0.0.1:9425'", ["F:1: metrics: not built in this version"]),

@@ -327,13 +327,13 @@ def test_the_host_name_when_nobody_says(
 
 
 CERTIFIED = "[tls]\ncertificate = '/cert.pem'\nkey = '/key.pem'\n"
-TAKING = "[[accept]]\ndomain = 'example.org'\ndeliver = 'discard'\n"
+TAKING = "[[accept]]\ndomain = ['example.org', '.example.org']\ndeliver = 'discard'\n"
 
 WARNINGS = [
     (TAKING + CERTIFIED, {}, []),
     (TAKING, {}, ["listen[0]: no certificate is configured, so a self-made one is used"]),
     (TAKING + "[[listen]]\ntls = 'off'\n", {}, []),
-    ("hostname = 'mx'\n" + TAKING + CERTIFIED, {}, [
+    ("hostname = 'mx'\npostmaster = 'a@example.org'\n" + TAKING + CERTIFIED, {}, [
         "F:1: hostname: 'mx' has no dot: other servers may refuse its greeting"
     ]),
     (CERTIFIED, {}, ["accept: no domain is accepted and nothing is relayed: all mail is refused"]),
@@ -346,6 +346,23 @@ WARNINGS = [
     ("[relay]\nnetworks = ['0.0.0.0/0', '::/0']\n[deliver]\ndefault = 'discard'\n" + CERTIFIED, {}, [
         "F:2: relay.networks: 0.0.0.0/0 makes this server an open relay",
         "F:2: relay.networks: ::/0 makes this server an open relay",
+    ]),
+    ("hostname = 'mx.example.net'\n" + TAKING + CERTIFIED, {}, [
+        "postmaster: no [[accept]] takes mail for mx.example.net, so mail to <postmaster> without a domain is refused"
+    ]),
+    ("[[listen]]\naddress = ['192.0.2.1:465', '192.0.2.1:587', '192.0.2.1:25']\ntls = 'required'\n" + TAKING
+     + CERTIFIED, {}, [
+        "F:2: listen.address: clients of port 465 begin with TLS (RFC 8314 section 3.3): tls = \"implicit\"",
+        "F:2: listen.address: a public server must not require TLS on port 25 (RFC 3207 section 4)",
+    ]),
+    ("[[listen]]\naddress = ['192.0.2.1:465', '192.0.2.1:25']\ntls = 'implicit'\n" + TAKING + CERTIFIED, {}, [
+        "F:2: listen.address: other servers don't begin with TLS on port 25: tls = \"starttls\"",
+    ]),
+    ("[[listen]]\nproxy_from = ['0.0.0.0/0']\n" + TAKING + CERTIFIED, {}, [
+        "F:2: listen.proxy_from: lets anyone claim to be any client"
+    ]),
+    (TAKING.replace("discard", "lmtp://192.0.2.1:25") + CERTIFIED, {}, [
+        "F:3: accept.deliver: lmtp://192.0.2.1:25: LMTP is not spoken on port 25 (RFC 2033 section 5)"
     ]),
     (TAKING + CERTIFIED, {"open_files": 1024}, [
         "limits.connections: lowered from 20000 to 960, which is what 1024 open files allow 2 workers"

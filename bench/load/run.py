@@ -339,7 +339,7 @@ class Bench:
         checked = self.ours()[:1]
         if not checked or not shutil.which("openssl"):
             return
-        count = max(200, int(250 * self.options.seconds))
+        count = max(200, int(500 * self.options.seconds))
         costs: dict[str, list[float]] = {}
         with contextlib.ExitStack() as stack:
             ours = stack.enter_context(self.start(checked[0]))

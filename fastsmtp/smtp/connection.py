@@ -65,13 +65,14 @@ _TALKING = Life.TALKING
 class Connection(asyncio.BufferedProtocol):
     """The protocol object of one connection.
 
+    bytes_in         octets read so far
     life, deadline   read by the service's tick, once a second; deadline is monotonic seconds
     """
 
     __slots__ = (
         "__weakref__", "_accepted_s", "_body_mark", "_commands", "_conversation", "_counted", "_is_busy",
         "_has_quit", "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_listener", "_profile", "_proxy", "_raw",
-        "_received", "_session", "_session_deadline", "_session_id", "_task", "_timer", "_transport", "_upgrade", "_waiting", "_window", "deadline", "life",
+        "_session", "_session_deadline", "_session_id", "_task", "_timer", "_transport", "_upgrade", "_waiting", "_window", "bytes_in", "deadline", "life",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -91,7 +92,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_write_paused = False
         self._proxy = b""
         self._window: memoryview | None = None
-        self._received = 0
+        self.bytes_in = 0
         self._body_mark = 0
         self._commands = 0
         self._accepted_s = 0.0
@@ -267,7 +268,7 @@ class Connection(asyncio.BufferedProtocol):
         return service.window if self._is_in_body else service.command_window
 
     def buffer_updated(self, size: int) -> None:
-        self._received += size
+        self.bytes_in += size
         if self.life is not _TALKING:
             self._guarded(self._other_input, size)
             return
@@ -284,7 +285,7 @@ class Connection(asyncio.BufferedProtocol):
     def _other_input(self, size: int) -> None:
         life = self.life
         if life is Life.LINGER:
-            if self._received > LINGER_BYTES:
+            if self.bytes_in - self._body_mark > LINGER_BYTES:
                 self._transport.abort()
         elif life is Life.PROXY:
             self._read_proxy(size)
@@ -292,7 +293,7 @@ class Connection(asyncio.BufferedProtocol):
             # The client's first words came with the end of its handshake.
             self._upgrade.settle()  # type: ignore[union-attr]
             if self.life is not Life.HANDSHAKE:
-                self._received -= size
+                self.bytes_in -= size
                 self.buffer_updated(size)
         elif life is not Life.CLOSED:
             session = self._session
@@ -597,7 +598,7 @@ class Connection(asyncio.BufferedProtocol):
         if session.is_body:
             now = profile.now()
             self._is_in_body = True
-            self._body_mark = self._received
+            self._body_mark = self.bytes_in
             deadline = now + RATE_WINDOW_S
         elif self._is_busy:
             # The wait is ours; what we wait for has a deadline of its own.
@@ -656,11 +657,11 @@ class Connection(asyncio.BufferedProtocol):
         return now >= conversation.began_s + self._profile.settings.limits.transaction_s
 
     def _check_rate(self, now: float) -> None:
-        arrived = self._received - self._body_mark
+        arrived = self.bytes_in - self._body_mark
         if arrived < self._profile.settings.limits.minimum_bytes_per_s * RATE_WINDOW_S:
             self._time_out(reply.TOO_SLOW, "limits.minimum_bytes_per_s")
             return
-        self._body_mark = self._received
+        self._body_mark = self.bytes_in
         self._set_to(now + RATE_WINDOW_S)
 
     def _time_out(self, last: reply.Reply, limit: str) -> None:
@@ -717,7 +718,7 @@ class Connection(asyncio.BufferedProtocol):
             self._resume_reading()
             transport.close()
         else:
-            self._received = 0
+            self._body_mark = self.bytes_in
             self._resume_reading()
             transport.write_eof()
 
@@ -749,5 +750,5 @@ class Connection(asyncio.BufferedProtocol):
                 client=facts.client.address.text,
                 helo=facts.helo,
                 commands=self._session.commands,
-                bytes_in=self._received,
+                bytes_in=self.bytes_in,
             )

@@ -93,7 +93,7 @@ class Service:
         self._listeners: list[Listener] = []
         self._capacity = None if descriptors is None else max(1, descriptors - DESCRIPTORS_KEPT)
         self._connections_max = min((s.limits.connections for s in settings), default=0)
-        self._timer = self.loop.call_later(TICK_S, self._tick)
+        self._timer = self.loop.call_later(TICK_S, self.tick)
         self._empty: asyncio.Event = asyncio.Event()
         self._opening: set[asyncio.Task[None]] = set()
 
@@ -140,9 +140,9 @@ class Service:
 
     # --- time ------------------------------------------------------------------------------------
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
         """Every TICK_S: deadlines, heartbeat, stress, log.  One timer a worker, whatever the number of connections."""
-        self._timer = self.loop.call_later(TICK_S, self._tick)
+        self._timer = self.loop.call_later(TICK_S, self.tick)
         now = self.now()
         self.counters.beat(now)
         self._feel_stress()

@@ -38,6 +38,10 @@ class NextHopDown(TemporaryError):
     """The next hop could not be reached, hung up, or did not answer in time."""
 
 
+class NextHopBusy(NextHopDown):
+    """As many connections to the next hop are open as we allow ourselves, and none came free in time."""
+
+
 class NextHopGarbled(TemporaryError):
     """The next hop answered with something that is no SMTP reply."""
 

@@ -7,10 +7,14 @@ Not here: which reply is given when (that is policy, and the session's table).
 Rank 1: pure, imports only errors.
 """
 
+from collections.abc import Sequence
+
 from fastsmtp import errors
 
 # RFC 5321 section 4.5.3.1.5: a reply line is at most 512 octets with its CRLF.  40 are kept for the id.
 REPLY_LINE_BYTES = 512 - 2 - 40
+# Of what a next hop says; its text is for a person to read.
+PASSED_LINES = 10
 
 
 class Reply:
@@ -105,6 +109,24 @@ def accepted(message_id: str) -> Reply:
     return answer
 
 
+def handed_over(message_id: str, said: str) -> Reply:
+    """250 to the end of data: the next hop has taken the message, and said so."""
+    return Reply(250, "2.0.0", f"Ok: {message_id} handed over: {said[:200]}")
+
+
+def passed_on(code: int, enhanced: str, lines: Sequence[bytes]) -> Reply:
+    """A next hop's 4xx or 5xx as our own answer.
+
+    Its enhanced code where that is of the same class, else X.0.0 (RFC 3463 section 3.1).  The text
+    as UTF-8, in at most PASSED_LINES lines; Reply lets no control character through.
+    """
+    if not 400 <= code <= 599:
+        raise ValueError(f"not a refusal: {code}")
+    if not enhanced.startswith(f"{code // 100}."):
+        enhanced = f"{code // 100}.0.0"
+    return Reply(code, enhanced, *[line.decode("utf-8", "replace") for line in lines[:PASSED_LINES]])
+
+
 # --- the session's own (RFC 5321 section 4.1.1 and 4.2) ---------------------------------------------
 OK = Reply(250, "2.0.0", "Ok")
 SENDER_OK = Reply(250, "2.1.0", "Ok")
@@ -170,6 +192,9 @@ STORAGE_FULL = Reply(452, "4.3.1", "No room, try again later")
 STORAGE_FAILED = Reply(451, "4.3.0", "Can't store the message, try again later")
 NEXT_HOP_DOWN = Reply(451, "4.4.1", "Next hop does not answer, try again later")
 NEXT_HOP_GARBLED = Reply(451, "4.4.0", "Next hop answers nonsense, try again later")
+NEXT_HOP_BUSY = Reply(451, "4.4.5", "Next hop is busy, try again later")
+NEXT_HOP_NOT_UTF8 = Reply(553, "5.6.7", "Next hop does not take SMTPUTF8")  # RFC 6531 3.5
+NEXT_HOP_NOT_8BIT = Reply(554, "5.6.3", "Next hop does not take 8BITMIME")  # RFC 6152 3
 OTHER_NEXT_HOP = Reply(452, "4.5.3", "Send this recipient in another transaction")
 
 
@@ -186,5 +211,6 @@ _OF_ERROR: dict[type, Reply] = {
     errors.StorageFailed: STORAGE_FAILED,
     errors.HostUnknown: NEXT_HOP_DOWN,
     errors.NextHopDown: NEXT_HOP_DOWN,
+    errors.NextHopBusy: NEXT_HOP_BUSY,
     errors.NextHopGarbled: NEXT_HOP_GARBLED,
 }

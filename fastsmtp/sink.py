@@ -27,11 +27,15 @@ import inspect
 import tempfile
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fastsmtp import errors, reply
 from fastsmtp.config.dest import Dest, parse_dest
+from fastsmtp.delivery.handover import HandOver
+from fastsmtp.delivery.identity import Identity
 from fastsmtp.delivery.maildir import MaildirPath, MaildirWriter, Target
+from fastsmtp.delivery.outcome import Delivered, Retry
+from fastsmtp.delivery.pool import Limits, NextHop, Pool, Resolve
 from fastsmtp.delivery.printer import Printer
 from fastsmtp.log import Log
 from fastsmtp.message import Envelope, Recipient
@@ -39,6 +43,9 @@ from fastsmtp.policy.facts import Facts
 from fastsmtp.queue.disk import Disk, InlineDisk
 from fastsmtp.queue.spool import Body, Budget
 from fastsmtp.reply import Reply
+
+if TYPE_CHECKING:
+    from fastsmtp.resolver import Hosts
 
 
 class Transaction(Protocol):
@@ -65,18 +72,26 @@ def message_id(facts: Facts) -> str:
 
 
 class Place:
-    """What a Recipient's `deliver` comes to, made ready once."""
+    """What a Recipient's `deliver` comes to, made ready once.
 
-    __slots__ = ("kind", "maildir")
+    hop      the next hop of smtp: and lmtp: places, else None
+    maildir  of maildir: places, else None
+    """
+
+    __slots__ = ("hop", "is_printed", "maildir")
 
     def __init__(self, dest: Dest, pass_client: str) -> None:
-        if dest.kind not in _LOCAL:
+        if dest.kind not in _LOCAL and dest.kind not in _HOPS:
             raise ValueError(f"{dest}: nothing is delivered there directly")
-        self.kind = dest.kind
+        self.is_printed = dest.kind == "print"
         self.maildir = MaildirPath(dest.path) if dest.kind == "maildir" else None
+        self.hop: NextHop | None = None
+        if dest.kind in _HOPS:
+            self.hop = NextHop(dest.kind, dest.host, dest.port, dest.path, pass_client)
 
 
 _LOCAL = frozenset({"discard", "print", "maildir"})
+_HOPS = frozenset({"smtp", "lmtp", "lmtp+unix"})
 
 
 class DirectSink:
@@ -86,9 +101,8 @@ class DirectSink:
     budget            memory for bodies, of the worker
     spool_directory   where bodies that are over it go; must exist
     hostname          for file names in Maildirs, and EHLO to next hops
+    resolve           host name of a next hop -> its addresses; by default resolver.Hosts
     """
-
-    __slots__ = ("_budget", "_disk", "_places", "_spool_directory", "log", "maildirs", "printer")
 
     def __init__(
         self,
@@ -97,6 +111,8 @@ class DirectSink:
         budget: Budget,
         spool_directory: str,
         hostname: str,
+        resolve: Resolve | None = None,
+        limits: Limits | None = None,
         log: Log | None = None,
         printer: Printer | None = None,
     ) -> None:
@@ -104,14 +120,20 @@ class DirectSink:
         self._budget = budget
         self._spool_directory = spool_directory
         self._places: dict[tuple[str, str], Place] = {}
+        self._hosts: Hosts | None = None
+        self._untold: set[NextHop] = set()
         self.log = log
         self.maildirs = MaildirWriter(disk, hostname)
         self.printer = printer or Printer(disk)
+        self.pool = Pool(hostname=hostname, resolve=resolve or self._addresses, limits=limits)
 
     def open(self, envelope: Envelope, facts: Facts) -> DirectTransaction:
         return DirectTransaction(self, envelope, facts)
 
     async def close(self) -> None:
+        await self.pool.close()
+        if self._hosts is not None:
+            self._hosts.close()
         self._disk.close()
 
     def place(self, recipient: Recipient) -> Place:
@@ -125,11 +147,27 @@ class DirectSink:
     def new_body(self) -> Body:
         return Body(self._disk, self._budget, self._spool_directory)
 
+    def note_untold(self, hop: NextHop) -> None:
+        """Say once of a next hop that it doesn't want to know who the client is, though it should."""
+        if hop not in self._untold:
+            self._untold.add(hop)
+            if self.log is not None:
+                self.log.line("notice", what=str(hop), reason=f"does not offer {hop.tells.upper()} to us")
+
+    async def _addresses(self, host: str) -> tuple[str, ...]:
+        if self._hosts is None:
+            from fastsmtp.resolver import Hosts
+
+            self._hosts = Hosts()
+        return await self._hosts.addresses(host)
+
 
 class DirectTransaction:
     """One message on its way to Maildirs, standard output, nowhere, or one next hop."""
 
-    __slots__ = ("_body", "_envelope", "_facts", "_has_local", "_printed", "_sink", "_targets")
+    __slots__ = (
+        "_body", "_envelope", "_facts", "_handover", "_has_local", "_hop", "_printed", "_sink", "_targets",
+    )  # fmt: skip
 
     def __init__(self, sink: DirectSink, envelope: Envelope, facts: Facts) -> None:
         self._sink = sink
@@ -138,24 +176,37 @@ class DirectTransaction:
         self._has_local = False
         self._targets: list[Target] | None = None
         self._printed: list[Recipient] | None = None
+        self._hop: NextHop | None = None
+        self._handover: HandOver | None = None
         self._body: Body | None = None
 
     def add(self, recipient: Recipient) -> Reply | Awaitable[Reply | None] | None:
         place = self._sink.place(recipient)
+        if place.hop is not None:
+            return self._add_remote(recipient, place.hop)
+        if self._handover is not None:
+            if self._handover.accepted:
+                return reply.OTHER_NEXT_HOP
+            self._drop_handover()
         self._has_local = True
         if place.maildir is not None:
             target = Target(place.maildir.directory(recipient.address), place.maildir.root, recipient.address)
             if self._targets is None:
                 self._targets = []
             self._targets.append(target)
-        elif place.kind == "print":
+        elif place.is_printed:
             if self._printed is None:
                 self._printed = []
             self._printed.append(recipient)
         return None
 
     def begin(self, facts: Facts) -> Reply | Awaitable[Reply | None] | None:
-        if self._targets is not None or self._printed is not None:
+        if self._handover is not None:
+            refusal = self._handover.check()
+            if refusal is not None:
+                return refusal
+            self._body = self._sink.new_body()
+        elif self._targets is not None or self._printed is not None:
             self._body = self._sink.new_body()
         return None
 
@@ -165,11 +216,63 @@ class DirectTransaction:
     def commit(self, prefix: bytes) -> Reply | Awaitable[Reply]:
         if self._body is None:
             return reply.accepted(message_id(self._facts))
+        if self._handover is not None:
+            return self._hand_over(self._handover, prefix, self._body)
         return self._store(prefix, self._body)
 
     def abort(self) -> None:
+        self._drop_handover()
         if self._body is not None:
             self._body.release()
+
+    def _add_remote(self, recipient: Recipient, hop: NextHop) -> Reply | Awaitable[Reply | None]:
+        if self._has_local:
+            return reply.OTHER_NEXT_HOP
+        handover = self._handover
+        if handover is not None and hop != self._hop:
+            if handover.accepted:
+                return reply.OTHER_NEXT_HOP
+            # The first one took nobody: the transaction is free for another.
+            self._drop_handover()
+            handover = None
+        if handover is None:
+            identity = None if hop.tells == "none" else Identity(self._facts)
+            handover = HandOver(self._sink.pool, hop, self._envelope, identity)
+            self._handover = handover
+            self._hop = hop
+        return self._asked(handover, hop, recipient)
+
+    async def _asked(self, handover: HandOver, hop: NextHop, recipient: Recipient) -> Reply | None:
+        answer = await handover.add(recipient)
+        if not handover.has_told:
+            self._sink.note_untold(hop)
+        if answer is not None and handover.failure is not None:
+            self._log_hop(hop, str(handover.failure), answer)
+        return answer
+
+    def _drop_handover(self) -> None:
+        if self._handover is not None:
+            self._handover.abort()
+            self._handover = None
+
+    async def _hand_over(self, handover: HandOver, prefix: bytes, body: Body) -> Reply:
+        try:
+            outcome = await handover.finish(prefix, body)
+        finally:
+            body.release()
+        if isinstance(outcome, Delivered):
+            return reply.handed_over(message_id(self._facts), outcome.said)
+        if isinstance(outcome, Retry) and self._hop is not None:
+            also = "; it may have arrived all the same" if outcome.may_have_arrived else ""
+            self._log_hop(self._hop, outcome.reason + also, outcome.reply)
+        return outcome.reply
+
+    def _log_hop(self, hop: NextHop, reason: str, answer: Reply) -> None:
+        if self._sink.log is not None:
+            self._sink.log.line(
+                "sink_failed", id=self._facts.session_id, what="next hop", deliver=str(hop), reason=reason,
+                code=answer.code, enhanced=answer.enhanced,
+            )  # fmt: skip
 
     async def _store(self, prefix: bytes, body: Body) -> Reply:
         """Maildirs first: what is printed has arrived."""

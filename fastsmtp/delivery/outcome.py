@@ -1,0 +1,42 @@
+"""What became of a message at a next hop: a closed set.
+
+Rank 6: pure; imports only reply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastsmtp.reply import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The next hop took it.  said is its text, without codes."""
+
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Not delivered for now.
+
+    reason            for the log
+    may_have_arrived  all was sent and no answer came: trying again may make a second copy
+                      (RFC 5321 section 4.5.3.2.6, RFC 1047)
+    """
+
+    reply: Reply
+    reason: str
+    may_have_arrived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The next hop refused it for good."""
+
+    reply: Reply
+    reason: str
+
+
+Outcome = Delivered | Retry | Failed

@@ -93,37 +93,51 @@ class HandOver:
         """Hand the message over, and bring the next hop's answer."""
         if self._refusal is not None:
             return Retry(self._refusal, str(self.failure))
-        deadline_s = self._now() + self._pool.limits.message_s
-        try:
-            if self._link is None or self._link.error is not None:
-                opening_s = min(deadline_s, self._now() + self._pool.limits.recipient_s)
-                started = await self._start(self.accepted, opening_s)
-                lost = started.mail or next(filter(None, started.recipients), None)
-                if lost is not None:
-                    self._end()
-                    return Retry(lost.softened(), "changed its mind about the envelope")
-        except errors.TemporaryError as error:
-            return Retry(self._failed(error), str(error))
-        link = self._link
-        if link is None:
-            raise errors.NextHopDown("given up by us")
-        sending = _Sending(link, deadline_s, self._pool.limits.data_s, self._pool.limits.block_s)
-        try:
-            result = await sending.message(prefix, body)
-        except errors.TemporaryError as error:
-            return Retry(self._failed(error), str(error), may_have_arrived=sending.may_have_arrived)
-        except BaseException:
-            self._pool.drop(link)
-            raise
-        self._link = None
-        if sending.is_complete:
-            self._pool.give_back(link)
-        elif sending.is_in_text:
-            # Refused within the text: nothing else can be said on this connection.
-            self._pool.drop(link)
-        else:
-            self._pool.reset(link)
-        return result
+        limits = self._pool.limits
+        deadline_s = self._now() + limits.message_s
+        may_reopen = True
+        while True:
+            try:
+                lost = await self._reopened(deadline_s)
+            except errors.TemporaryError as error:
+                return Retry(self._failed(error), str(error))
+            if lost is not None:
+                return Retry(self._refused(lost.softened()), "changed its mind about the envelope")
+            link = self._link
+            if link is None:
+                raise errors.NextHopDown("given up by us")
+            sending = _Sending(link, deadline_s, limits.data_s, limits.block_s)
+            try:
+                result = await sending.message(prefix, body)
+            except errors.NextHopDown as error:
+                if sending.is_in_text or link.has_expired or self._is_aborted or not may_reopen:
+                    return Retry(self._failed(error), str(error), may_have_arrived=sending.may_have_arrived)
+                # Nothing of the message has left: a connection that was dead all the time is as good as none.
+                self._pool.drop(link)
+                may_reopen = False
+                continue
+            except errors.TemporaryError as error:
+                return Retry(self._failed(error), str(error), may_have_arrived=sending.may_have_arrived)
+            except BaseException:
+                self._pool.drop(link)
+                raise
+            self._link = None
+            if sending.is_complete:
+                self._pool.give_back(link)
+            elif sending.is_in_text:
+                # Refused within the text: nothing else can be said on this connection.
+                self._pool.drop(link)
+            else:
+                self._pool.reset(link)
+            return result
+
+    async def _reopened(self, deadline_s: float) -> Reply | None:
+        """Open the transaction anew if its connection is lost; a Reply when the envelope isn't welcome now."""
+        if self._link is not None and self._link.error is None:
+            return None
+        opening_s = min(deadline_s, self._now() + self._pool.limits.recipient_s)
+        started = await self._start(self.accepted, opening_s)
+        return started.mail or next(filter(None, started.recipients), None)
 
     def abort(self) -> None:
         """Give the transaction up.  Never waits, never fails."""
@@ -146,7 +160,7 @@ class HandOver:
             return await self._opened(link, recipients, deadline_s)
         except errors.NextHopDown:
             self._pool.drop(link)
-            if not link.is_reused or self._is_aborted:
+            if not link.is_reused or link.has_expired or self._is_aborted:
                 raise
         link = await self._take(deadline_s, fresh=True)
         return await self._opened(link, recipients, deadline_s)

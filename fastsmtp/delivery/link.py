@@ -29,6 +29,7 @@ class Link(asyncio.Protocol):
     error        why it is no good any more, or None
     may_speak    a reply may come that nothing has asked for: the greeting, or while a body is sent
     is_reused    it has carried a transaction before
+    has_expired  the error is that the deadline passed: trying again would only take longer
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Link(asyncio.Protocol):
         self.born_s = loop.time()
         self.error: errors.TemporaryError | None = None
         self.is_reused = False
+        self.has_expired = False
         self.may_speak = True
         self._loop = loop
         self._on_lost = on_lost
@@ -167,6 +169,7 @@ class Link(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
+        self.has_expired = True
         self.fail(errors.NextHopDown("did not answer in time"))
 
     def quit(self) -> None:

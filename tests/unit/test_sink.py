@@ -4,54 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from fastsmtp import errors, reply
-from fastsmtp.address import Address
 from fastsmtp.delivery.printer import Printer
 from fastsmtp.log import ListLog
-from fastsmtp.message import Envelope, Recipient
-from fastsmtp.policy.facts import Client, Facts
+from fastsmtp.message import Envelope
 from fastsmtp.queue.disk import Disk, InlineDisk, ThreadDisk
 from fastsmtp.queue.spool import Budget
 from fastsmtp.reply import Reply
-from fastsmtp.sink import CallableSink, DirectSink, Handler, Message, Sink
+from fastsmtp.sink import CallableSink, DirectSink, Handler, Message
 from tests.faulty import FaultyOs
-
-T = TypeVar("T")
-PREFIX = b"Received: from here\r\n\tby there\r\n"
-
-
-def facts() -> Facts:
-    return Facts("7F3A9C2E", "mx", "127.0.0.1", Client(Address("192.0.2.1"), 4711))
-
-
-def rcpt(address: bytes, deliver: str) -> Recipient:
-    return Recipient(address, address.rpartition(b"@")[2].lower(), deliver=deliver)
-
-
-async def settled(value: T | Awaitable[T]) -> T:
-    return await value if isinstance(value, Awaitable) else value
-
-
-async def deliver(sink: Sink, recipients: list[Recipient], *chunks: bytes, prefix: bytes = PREFIX) -> Reply:
-    """One message, as the connection hands it on; RCPT's first refusal is the answer."""
-    envelope = Envelope(b"from@example.net", b"example.net", recipients=recipients)
-    known = facts()
-    transaction = sink.open(envelope, known)
-    for recipient in recipients:
-        refusal = await settled(transaction.add(recipient))
-        if refusal is not None:
-            transaction.abort()
-            return refusal
-    assert await settled(transaction.begin(known)) is None
-    for chunk in chunks:
-        await settled(transaction.write(chunk))
-    return await settled(transaction.commit(prefix))
+from tests.handing import PREFIX, deliver, facts, rcpt
 
 
 def direct(

@@ -1,0 +1,197 @@
+"""A next hop that does as a test tells it: an SMTP or LMTP server on loopback with scripted answers.
+
+    async with NextHop(answers={b"RCPT TO:<no@": b"550 5.1.1 Nobody"}) as hop:
+        ... hop.dest ...
+    hop.lines, hop.messages
+
+An answer belongs to the longest key that a command line begins with; b"." is the answer to a
+message, b"" the greeting.  It is bytes without the last CRLF, DROP, SILENCE, or a list of these,
+used up one after the other, after which the default holds again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+
+class Act(enum.Enum):
+    DROP = "hang up without an answer"
+    SILENCE = "say nothing, for ever"
+    RESET = "hang up with a reset"
+
+
+DROP, SILENCE, RESET = Act.DROP, Act.SILENCE, Act.RESET
+Answer = bytes | Act
+
+EXTENSIONS = (b"PIPELINING", b"SIZE 50000000", b"8BITMIME", b"ENHANCEDSTATUSCODES", b"SMTPUTF8", b"DSN")
+DEFAULTS: dict[bytes, bytes] = {
+    b"": b"220 hop ESMTP",
+    b"HELO": b"250 hop",
+    b"MAIL": b"250 2.1.0 Ok",
+    b"RCPT": b"250 2.1.5 Ok",
+    b"DATA": b"354 Go on",
+    b".": b"250 2.0.0 Ok: queued as 4711",
+    b"RSET": b"250 2.0.0 Ok",
+    b"QUIT": b"221 2.0.0 Bye",
+    b"XCLIENT": b"220 hop ESMTP",
+    b"XFORWARD": b"250 2.0.0 Ok",
+}
+
+
+class NextHop:
+    """The server.  connections counts; lines and messages (as on the wire, without the end) are of all connections."""
+
+    def __init__(
+        self,
+        *,
+        answers: Mapping[bytes, Answer | Sequence[Answer]] | None = None,
+        extensions: Sequence[bytes] = EXTENSIONS,
+        host: str = "127.0.0.1",
+        path: Path | None = None,
+        kind: str = "smtp",
+        has_proxy: bool = False,
+        reads_text: bool = True,
+        stops_reading: bool = False,
+    ) -> None:
+        self._answers: dict[bytes, Answer | list[Answer]] = {
+            key: answer if isinstance(answer, bytes | Act) else list(answer)
+            for key, answer in (answers or {}).items()
+        }
+        self._extensions = extensions
+        self._host = host
+        self._path = path
+        self._kind = kind
+        self._has_proxy = has_proxy
+        self._reads_text = reads_text
+        self._stops_reading = stops_reading
+        self._asked: list[bytes] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.lines: list[bytes] = []
+        self.messages: list[bytes] = []
+        self.proxies: list[bytes] = []
+        self.connections = 0
+        self.port = 0
+
+    @property
+    def dest(self) -> str:
+        if self._path is not None:
+            return f"lmtp+unix:{self._path}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{self._kind}://{host}:{self.port}"
+
+    @property
+    def verbs(self) -> list[bytes]:
+        return [line.split(b" ")[0].split(b":")[0] for line in self.lines]
+
+    async def __aenter__(self) -> NextHop:
+        if self._path is not None:
+            self._server = await asyncio.start_unix_server(self._serve, self._path)
+        else:
+            self._server = await asyncio.start_server(self._serve, self._host, self.port)
+            self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        self.hang_up()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def hang_up(self) -> None:
+        """Close every connection that is open now."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def say(self, data: bytes) -> None:
+        """Say something unasked on every open connection."""
+        for writer in self._writers:
+            writer.write(data)
+
+    async def seen(self, start: bytes) -> None:
+        """Until a question that begins so is there; b"" is for the greeting."""
+        while not any(line == start or (start and line.startswith(start)) for line in self._asked):
+            await asyncio.sleep(0.001)
+
+    async def quiet(self) -> None:
+        """Until all that was said has been answered: what follows on a kept connection is in order."""
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        self.connections += 1
+        try:
+            if self._has_proxy:
+                self.proxies.append(await reader.readline())
+            await self._answer(writer, b"")
+            while line := (await reader.readline()).removesuffix(b"\r\n"):
+                self.lines.append(line)
+                await self._command(line, reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, EOFError, asyncio.CancelledError):
+            pass  # the task ends here: 3.11's streams complain of a cancelled one
+        finally:
+            self._tasks.discard(task)
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _command(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        verb = line.split(b" ")[0].upper()
+        if verb == b"BDAT":
+            self.messages.append(await reader.readexactly(int(line.split(b" ")[1])))
+            await self._answer(writer, b".")
+            return
+        answer = await self._answer(writer, line)
+        if verb == b"DATA" and self._stops_reading:
+            await asyncio.Event().wait()
+        if verb == b"DATA" and answer.startswith(b"354") and self._reads_text:
+            lines = [await reader.readuntil(b"\r\n")]
+            while lines[-1] != b".\r\n":
+                lines.append(await reader.readuntil(b"\r\n"))
+            self.messages.append(b"".join(lines[:-1]))
+            await self._answer(writer, b".")
+
+    async def _answer(self, writer: asyncio.StreamWriter, line: bytes) -> bytes:
+        answer = self._found(line)
+        self._asked.append(line)
+        if answer is DROP:
+            await writer.drain()
+            raise EOFError
+        if answer is RESET:
+            writer.transport.abort()
+            raise EOFError
+        if answer is SILENCE:
+            await asyncio.Event().wait()
+        assert isinstance(answer, bytes)
+        if answer:
+            writer.write(answer + b"\r\n")
+            await writer.drain()
+        return answer
+
+    def _found(self, line: bytes) -> Answer:
+        keys = [key for key in self._answers if line.startswith(key) and (key != b"" or line == b"")]
+        for key in sorted(keys, key=len, reverse=True):
+            answer = self._answers[key]
+            if isinstance(answer, list):
+                if not answer:
+                    continue
+                return answer.pop(0)
+            return answer
+        verb = line.split(b" ")[0].upper()
+        if verb in {b"EHLO", b"LHLO"}:
+            lines = [b"hop", *self._extensions]
+            last = len(lines) - 1
+            return b"\r\n".join(
+                b"250%b%b" % (b" " if at == last else b"-", text) for at, text in enumerate(lines)
+            )
+        return DEFAULTS.get(verb, b"500 5.5.2 What")

@@ -65,7 +65,7 @@ def in_order(fields: Iterable[str]) -> list[str]:
 
 
 class Logfmt:
-    """Formats as logfmt.  Nearly all lines hold only bare values: compiled, below 1 us; the rest takes ten."""
+    """Formats as logfmt.  Nearly all lines hold only bare values: compiled, about 1 us; the rest takes ten."""
 
     def __init__(self) -> None:
         self._stamp = Clockface()

@@ -3,58 +3,52 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from typing import Any
 
+from fastsmtp.config import notbuilt
+from fastsmtp.config.dest import built_shapes
 from fastsmtp.config.flags import Flags
 
-DEST = "discard, print, maildir:PATH, smtp://HOST[:PORT], lmtp://HOST[:PORT], lmtp+unix:PATH or refuse"
+
+class Formatter(argparse.HelpFormatter):
+    """Help as wide as the terminal.  argparse asks shutil, at every start, which costs 10 ms of imports."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+        except (OSError, ValueError):
+            columns = 80
+        super().__init__(prog, width=max(columns - 2, 40))
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     """A parser with every configuration flag; the subcommand adds its own."""
     parser = argparse.ArgumentParser(
-        prog=f"fastsmtp {command}", description=description, allow_abbrev=False, add_help=True
+        prog=f"fastsmtp {command}", description=description, allow_abbrev=False, formatter_class=Formatter
     )
     group = parser.add_argument_group("configuration (a flag wins over the file)")
-    add = group.add_argument
-    add("--config", metavar="FILE", help="else /etc/fastsmtp/fastsmtp.toml when it exists")
-    add("--qmail", metavar="DIR", help="a qmail home (not built in this version)")
-    add("--tcprules", metavar="FILE", help="tcprules, text or cdb (not built in this version)")
+
+    def add(flag: str, text: str, **options: Any) -> None:
+        note = f" ({notbuilt.MESSAGE})" if flag in notbuilt.FLAGS else ""
+        group.add_argument(flag, help=text + note, **options)
+
+    again = {"action": "append", "default": []}
+    add("--config", "else /etc/fastsmtp/fastsmtp.toml when it exists", metavar="FILE")
+    add("--qmail", "a qmail home", metavar="DIR")
+    add("--tcprules", "tcprules, text or cdb", metavar="FILE")
+    add("--listen", "may be given again; port 0: any free one", metavar="HOST:PORT", **again)
+    add("--workers", "SMTP workers; 0: one per core", metavar="N")
+    add("--hostname", "for greeting and Received", metavar="NAME")
+    add("--accept", "take mail for this domain; may be given again", metavar="DOMAIN", **again)
+    add("--deliver", f"where everything goes: {built_shapes()}", metavar="DEST")
+    add("--no-queue", "hand over before the 250; the next hop's answer is the client's", action="store_true")
     add(
-        "--listen",
-        metavar="HOST:PORT",
-        action="append",
-        default=[],
-        help="may be given again; port 0: any free one",
+        "--state", "else $STATE_DIRECTORY, /var/lib/fastsmtp as root, $XDG_STATE_HOME/fastsmtp", metavar="DIR"
     )
-    add("--workers", metavar="N", help="SMTP workers; 0: one per core")
-    add("--hostname", metavar="NAME", help="for greeting and Received")
-    add(
-        "--accept",
-        metavar="DOMAIN",
-        action="append",
-        default=[],
-        help="take mail for this domain; may be given again",
-    )
-    add("--deliver", metavar="DEST", help=f"where everything goes: {DEST}")
-    add(
-        "--no-queue",
-        action="store_true",
-        help="hand over before the 250; the next hop's answer is the client's",
-    )
-    add(
-        "--state",
-        metavar="DIR",
-        help="else $STATE_DIRECTORY, /var/lib/fastsmtp as root, $XDG_STATE_HOME/fastsmtp",
-    )
-    add(
-        "--dns",
-        metavar="HOST[:PORT]",
-        action="append",
-        default=[],
-        help="a resolver (not built in this version)",
-    )
-    add("--user", metavar="NAME", help="the account that workers run as, when started as root")
+    add("--dns", "a resolver", metavar="HOST[:PORT]", **again)
+    add("--user", "the account that workers run as, when started as root", metavar="NAME")
     return parser
 
 

@@ -16,6 +16,18 @@ from fastsmtp.config.endpoint import parse_host_port
 PORTS: Final = {"smtp": 25, "lmtp": 24}
 """Default ports: RFC 5321 section 4.5.4.2; lmtp is 24 at IANA, and never 25 (RFC 2033 section 5)."""
 
+SHAPES: Final = {
+    "discard": "discard",
+    "print": "print",
+    "maildir": "maildir:PATH",
+    "smtp": "smtp://HOST[:PORT]",
+    "lmtp": "lmtp://HOST[:PORT]",
+    "lmtp+unix": "lmtp+unix:PATH",
+    "qmail-queue": "qmail-queue[:PATH]",
+    "pipe": "pipe:COMMAND",
+    "mx": "mx",
+    "refuse": "refuse",
+}
 _BARE: Final = ("discard", "print", "refuse", "mx")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}|[{}]")
 
@@ -66,10 +78,13 @@ def _parse(text: str, kind: str, colon: str, rest: str) -> Dest:
         return Dest(kind, path=_absolute(rest) if colon else "")
     if kind == "pipe" and rest:
         return Dest(kind, path=rest)
-    raise ValueError(
-        f"{text!r} is no destination: discard, print, maildir:PATH, smtp://HOST[:PORT], lmtp://HOST[:PORT], "
-        "lmtp+unix:PATH or refuse"
-    )
+    raise ValueError(f"{text!r} is no destination: {built_shapes()}")
+
+
+def built_shapes(quote: str = "") -> str:
+    """The destinations that this version has, for people: "discard, print ... or refuse"."""
+    shapes = [f"{quote}{shape}{quote}" for kind, shape in SHAPES.items() if kind not in notbuilt.DESTS]
+    return f"{', '.join(shapes[:-1])} or {shapes[-1]}"
 
 
 def _absolute(path: str) -> str:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from fastsmtp.config.dest import built_shapes
 from fastsmtp.config.lines import Path
 from fastsmtp.config.model import (
     Accept,
@@ -65,9 +66,10 @@ from.
 - A key that the design names and this version doesn't have yet is a fault, never ignored.
 - `serve` without a file, `--accept` and `--deliver` is a trial: 127.0.0.1:2525, every recipient accepted, all
   mail kept in a Maildir under the state directory, nothing leaves the machine.
-- A destination (`deliver`) is `discard`, `print`, `maildir:PATH` (with `{domain}` and `{local}`),
-  `smtp://HOST[:PORT]`, `lmtp://HOST[:PORT]`, `lmtp+unix:PATH` or `refuse`. `--deliver` is where everything
-  goes, accepted and relayed mail alike.
+- A destination (`deliver`) is one of:
+  @DESTS@.
+  A Maildir's path may hold `{domain}` and `{local}`. `--deliver` is where everything goes, accepted and
+  relayed mail alike.
 - `[listen.limits]`, `[listen.policy]` and `[listen.tls]` under a `[[listen]]` hold for that listener only;
   what they don't say is as in the global table. Where a listener has a `[listen.tls]`, the word that `tls`
   has otherwise is its `mode`.
@@ -226,7 +228,7 @@ def origin(path: Path, provenance: Mapping[str, str]) -> str:
 
 def markdown() -> str:
     """docs/configuration.md."""
-    lines = [_INTRODUCTION]
+    lines = [_INTRODUCTION.replace("@DESTS@", built_shapes("`"))]
     for title, record, _ in SECTIONS:
         lines += [f"## {f'`{title}`' if title else 'Top of the file'}", ""]
         if record is not Config:

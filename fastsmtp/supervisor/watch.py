@@ -1,4 +1,4 @@
-"""Which watched files changed.  The master looks about once a second: that works on any file system."""
+"""Which watched files changed.  The master looks twice a second: that works on any file system."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Final
 
-LOOK_S: Final = 1.0
+LOOK_S: Final = 0.5
 
 Signature = tuple[int, int, int, int] | None
 """Device, inode, size and mtime; None: not there."""

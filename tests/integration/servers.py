@@ -98,7 +98,9 @@ class Process:
 class StandIn(Process):
     """The stand-in server with its configuration file."""
 
-    def __init__(self, folder: pathlib.Path, *, config: Mapping[str, Any], **how: Any) -> None:
+    def __init__(
+        self, folder: pathlib.Path, *, config: Mapping[str, Any], start: bool = True, **how: Any
+    ) -> None:
         self.file = folder / "config.json"
         self.config: dict[str, Any] = {
             "state": str(folder / "state"),
@@ -106,7 +108,9 @@ class StandIn(Process):
             "workers": 2,
         }
         self.write(**config)
-        super().__init__([sys.executable, str(STANDIN), str(self.file)], **how)
+        self.command = [sys.executable, str(STANDIN), str(self.file)]
+        if start:
+            super().__init__(self.command, **how)
 
     def write(self, **config: Any) -> None:
         """Change keys of the configuration file."""
@@ -167,8 +171,16 @@ def standin(
 
 
 def workers_of(pid: int) -> list[int]:
-    """The children of a process."""
-    return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """The children of a process that live."""
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if is_alive(int(child))]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return not re.search(r"^State:\s+[ZX]", pathlib.Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

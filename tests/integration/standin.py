@@ -66,6 +66,9 @@ class StandIn:
                 raise ConfigError(f"{path}: is bad")
             if contents.startswith(b"die"):
                 os.kill(os.getpid(), signal.SIGKILL)
+        pairs = {(self.contents | files)[path] for path in self.watched if path.endswith(".pem")}
+        if len(pairs) > 1:
+            raise ConfigError("the key doesn't fit the certificate")
 
     def replace(self, files: Mapping[str, bytes]) -> bool:
         self.contents |= files
@@ -118,7 +121,12 @@ class Service:
                 await asyncio.wait({reading, draining}, return_when=asyncio.FIRST_COMPLETED)
                 if not reading.done():
                     reading.cancel()
+                    await asyncio.wait({reading})
+                    # What the client has under way must not reset the reply: let it hang up.
                     writer.write(b"421 4.3.2 going\r\n")
+                    writer.write_eof()
+                    while await reader.read(4096):
+                        pass
                     return
                 line = reading.result().strip()
                 if not line:
@@ -127,7 +135,7 @@ class Service:
                     time.sleep(600)
                 if line == b"DIE":
                     os.kill(os.getpid(), signal.SIGSEGV)
-                text = b" ".join(self._plan.contents[path] for path in self._plan.watched).strip()
+                text = b" ".join(self._plan.contents[path].strip() for path in self._plan.watched)
                 writer.write(b"250 %d %s\r\n" % (os.getpid(), text))
         except ConnectionError:
             return

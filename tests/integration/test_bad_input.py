@@ -19,8 +19,18 @@ OPEN = MAIL + RCPT + b"DATA\r\n"
 
 # What is sent behind EHLO; the codes and enhanced codes of all answers; whether the server closes then.
 TABLE: list[tuple[str, bytes, list[str], bool]] = [
-    ("an over-long command line", b"NOOP " + b"x" * 5_000 + b"\r\nNOOP\r\n", ["500 5.5.2", "250 2.0.0"], False),
-    ("a million bytes without a line end", b"x" * 1_000_000 + b"\r\nNOOP\r\n", ["500 5.5.2", "250 2.0.0"], False),
+    (
+        "an over-long command line",
+        b"NOOP " + b"x" * 5_000 + b"\r\nNOOP\r\n",
+        ["500 5.5.2", "250 2.0.0"],
+        False,
+    ),
+    (
+        "a million bytes without a line end",
+        b"x" * 1_000_000 + b"\r\nNOOP\r\n",
+        ["500 5.5.2", "250 2.0.0"],
+        False,
+    ),
     ("NUL in a command", b"NOOP \0\r\n", ["550 5.6.0"], True),
     ("bare LF in a command", b"NOOP\nQUIT\r\n", ["550 5.6.0"], True),
     ("bare CR in a command", b"NOOP\rQUIT\r\n", ["550 5.6.0"], True),
@@ -51,7 +61,12 @@ TABLE: list[tuple[str, bytes, list[str], bool]] = [
         False,
     ),
     ("too many recipients", MAIL + RCPT * 4, ["250 2.1.0", *["250 2.1.5"] * 3, "452 4.5.3"], False),
-    ("a BDAT count that is no number", MAIL + RCPT + b"BDAT x\r\n", ["250 2.1.0", "250 2.1.5", "501 5.5.4"], True),
+    (
+        "a BDAT count that is no number",
+        MAIL + RCPT + b"BDAT x\r\n",
+        ["250 2.1.0", "250 2.1.5", "501 5.5.4"],
+        True,
+    ),
     (
         "a BDAT count beyond all bounds",
         MAIL + RCPT + b"BDAT 99999999999999999999999\r\n",
@@ -67,7 +82,12 @@ TABLE: list[tuple[str, bytes, list[str], bool]] = [
         ["500 5.5.2", "500 5.5.2", "550 5.6.0"],
         True,
     ),
-    ("a recipient that begins with a dash", MAIL + b"RCPT TO:<-f@example.org>\r\n", ["250 2.1.0", "250 2.1.5"], False),
+    (
+        "a recipient that begins with a dash",
+        MAIL + b"RCPT TO:<-f@example.org>\r\n",
+        ["250 2.1.0", "250 2.1.5"],
+        False,
+    ),
     ("HTTP", b"GET / HTTP/1.1\r\nHost: mx.example\r\n\r\n", ["554 5.5.1"], True),
     ("more errors than allowed", b"XYZZY\r\n" * 6, ["500 5.5.2"] * 5 + ["421 4.7.0"], True),
 ]
@@ -77,7 +97,9 @@ def limits() -> dict[str, int]:
     return {"errors": 5, "recipients": 3, "message_bytes": 10_000}
 
 
-@pytest.mark.parametrize(("sent", "expected", "closes"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+@pytest.mark.parametrize(
+    ("sent", "expected", "closes"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
 def test_what_bad_input_gets(sent: bytes, expected: list[str], closes: bool) -> None:
     async def main() -> None:
         async with serving(limits=limits()) as running:
@@ -152,7 +174,13 @@ def test_a_client_that_half_closes_gets_all_its_answers() -> None:
             await wire.send(HELLO + MAIL + RCPT + b"NOOP\r\n")
             wire.writer.write_eof()
             said = await wire.rest()
-            assert [line[:3] for line in said.split(b"\r\n") if line[3:4] == b" "] == [b"220", b"250", b"250", b"250", b"250"]
+            assert [line[:3] for line in said.split(b"\r\n") if line[3:4] == b" "] == [
+                b"220",
+                b"250",
+                b"250",
+                b"250",
+                b"250",
+            ]
             await wire.close()
 
     run(main)
@@ -342,5 +370,3 @@ def test_clients_that_claim_loopback_through_proxy_or_xclient_do_not_relay() -> 
             await other.close()
 
     run(main)
-
-

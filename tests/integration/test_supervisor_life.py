@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
-import re
 import signal
 import socket
 
 import pytest
 
-from tests.integration.servers import Client, standin, until, workers_of
+from tests.integration.servers import Client, is_alive, standin, until, workers_of
 
 pytestmark = pytest.mark.slow
 
@@ -161,17 +160,7 @@ def test_workers_end_when_the_master_is_killed(tmp_path: pathlib.Path) -> None:
         workers = workers_of(server.pid)
         server.signal(signal.SIGKILL)
         assert client.file.readline() == b"421 4.3.2 going\r\n"
-        until(
-            lambda: not any(pathlib.Path(f"/proc/{pid}/fd").exists() and _lives(pid) for pid in workers),
-            "they go",
-        )
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return not re.search(r"^State:\s+[ZX]", pathlib.Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+        until(lambda: not any(map(is_alive, workers)), "they go")
 
 
 def test_a_worker_has_its_own_descriptors_only(tmp_path: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ DEADLINE_S = 60.0
 
 
 class Process:
-    """A started server: its lines (stdout and stderr together), its signals."""
+    """A started server: its lines (of stdout; of stderr too, unless they are kept apart), its signals."""
 
     def __init__(
         self,
@@ -33,7 +34,9 @@ class Process:
         *,
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        has_errors_apart: bool = False,
     ) -> None:
+        self._errors = tempfile.TemporaryFile()
         self.lines: list[str] = []
         self._rest = b""
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -41,7 +44,7 @@ class Process:
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=self._errors if has_errors_apart else subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
             pass_fds=pass_fds,
         )
@@ -74,6 +77,10 @@ class Process:
         *whole, self._rest = (self._rest + piece).split(b"\n")
         self.lines += [line.decode("utf-8", "replace") for line in whole]
 
+    def errors(self) -> str:
+        """What stands on stderr, when that is kept apart."""
+        return os.pread(self._errors.fileno(), 1 << 20, 0).decode("utf-8", "replace")
+
     def count(self, pattern: str) -> int:
         return sum(bool(re.search(pattern, line)) for line in self.lines)
 
@@ -93,6 +100,7 @@ class Process:
             self.popen.wait(DEADLINE_S)
         assert self.popen.stdout is not None
         self.popen.stdout.close()
+        self._errors.close()
 
 
 class StandIn(Process):
@@ -110,7 +118,7 @@ class StandIn(Process):
         self.write(**config)
         self.command = [sys.executable, str(STANDIN), str(self.file)]
         if start:
-            super().__init__(self.command, **how)
+            super().__init__(self.command, has_errors_apart=True, **how)
 
     def write(self, **config: Any) -> None:
         """Change keys of the configuration file."""
@@ -118,11 +126,14 @@ class StandIn(Process):
         self.file.write_text(json.dumps(self.config))
 
     def reload(self, **config: Any) -> None:
-        """Change the file, say so, and wait for what comes of it."""
+        """Change the file, say so, and wait for what comes of it; and for the end of the workers that go."""
         self.write(**config)
         after = len(self.lines)
+        before = workers_of(self.pid)
         self.signal(signal.SIGHUP)
-        self.wait_for("^reload", after=after)
+        if self.wait_for("^(reload|reload_refused) ", after=after)[1] == "reload":
+            for pid in before:
+                self.wait_for(rf"^worker_exit worker=\d pid={pid} ")
 
     def ready(self) -> list[list[tuple[str, int]]]:
         """Wait until it serves; where, for each listener."""

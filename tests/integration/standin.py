@@ -11,6 +11,7 @@ ends idle clients with 421.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pathlib
@@ -122,11 +123,11 @@ class Service:
                 if not reading.done():
                     reading.cancel()
                     await asyncio.wait({reading})
-                    # What the client has under way must not reset the reply: let it hang up.
+                    # What the client has under way must not reset the reply: give it time to hang up.
                     writer.write(b"421 4.3.2 going\r\n")
                     writer.write_eof()
-                    while await reader.read(4096):
-                        pass
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(reader.read(-1), 1.0)
                     return
                 line = reading.result().strip()
                 if not line:
@@ -189,7 +190,7 @@ def main(path: str) -> int:
     try:
         return Master(load(path), lambda: load(path), on_ready=ready).run()
     except (ConfigError, StartFailed) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {error}", flush=True)
         return 78
 
 

@@ -249,7 +249,10 @@ def test_an_early_talker_is_only_noted_where_policy_observes() -> None:
         (b"PROXY TCP4 192.0.2.7 198.51.100.1 4000 25\r\n", "192.0.2.7"),
         (b"PROXY TCP6 2001:db8::7 2001:db8::1 4000 25\r\n", "2001:db8::7"),
         (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
-        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x0f\xa0\x00\x19", "192.0.2.7"),
+        (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x0f\xa0\x00\x19",
+            "192.0.2.7",
+        ),
     ],
 )
 @pytest.mark.parametrize("cut", [1, 3, 1_000])
@@ -308,7 +311,11 @@ def test_xclient_tells_who_the_client_is_and_everything_starts_over() -> None:
 @pytest.mark.parametrize(
     ("limits", "sent", "expected"),
     [
-        ({"messages_per_client_per_min": 2}, MAIL + b"RSET\r\n" + MAIL + b"RSET\r\n" + MAIL, [250] * 4 + [450]),
+        (
+            {"messages_per_client_per_min": 2},
+            MAIL + b"RSET\r\n" + MAIL + b"RSET\r\n" + MAIL,
+            [250] * 4 + [450],
+        ),
         ({"recipients_per_client_per_min": 2}, MAIL + RCPT * 3, [250, 250, 250, 452]),
         ({"recipients": 2}, MAIL + RCPT * 3, [250, 250, 250, 452]),
     ],
@@ -471,7 +478,9 @@ def test_two_thousand_half_sent_messages_stay_within_the_budget() -> None:
 
 def test_out_of_descriptors_the_listener_pauses_and_goes_on() -> None:
     async def main() -> None:
-        settings = load(values={"hostname": "mx.example", "accept": [{"domain": ["*"], "deliver": "discard"}]}).settings
+        settings = load(
+            values={"hostname": "mx.example", "accept": [{"domain": ["*"], "deliver": "discard"}]}
+        ).settings
         log = ListLog()
         service = Service(
             settings=settings,

@@ -122,7 +122,7 @@ def test_a_worker_that_hangs_is_told_to_say_where(tmp_path: pathlib.Path) -> Non
     with standin(tmp_path) as server, Client(server.address()) as client:
         client.sock.sendall(b"HANG\r\n")
         server.wait_for(rf"^worker_exit .*pid={client.worker} ")
-        assert server.count("standin.py.* in _client") == 1
+        assert "standin.py" in server.errors()
 
 
 def test_sigterm_drains(tmp_path: pathlib.Path) -> None:

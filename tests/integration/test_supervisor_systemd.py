@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import signal
 import socket
@@ -63,7 +64,7 @@ def test_a_handed_over_socket_is_shared_by_all_workers_and_survives_a_reload(
                 server.reload(workers=3)
             workers = set(workers_of(server.pid))
             seen: set[int] = set()
-            until(lambda seen=seen, workers=workers: _reach(address, seen) >= workers, "all are reached")  # type: ignore[misc]
+            until(functools.partial(_reach, address, seen, workers), "all are reached")
         server.signal(signal.SIGTERM)
         assert server.end() == 0
         # It is systemd's: connections wait in it for the next start.
@@ -72,12 +73,12 @@ def test_a_handed_over_socket_is_shared_by_all_workers_and_survives_a_reload(
         server.close()
 
 
-def _reach(address: tuple[str, int], seen: set[int]) -> set[int]:
+def _reach(address: tuple[str, int], seen: set[int], wanted: set[int]) -> bool:
     clients = [Client(address) for _ in range(10)]
     seen.update(client.worker for client in clients)
     for client in clients:
         client.close()
-    return seen
+    return seen >= wanted
 
 
 def test_sockets_go_to_the_listeners_of_their_names(

@@ -109,6 +109,11 @@ def accepted(message_id: str) -> Reply:
     return answer
 
 
+def chunk_received(size_bytes: int) -> Reply:
+    """250 to a BDAT that is not the last (RFC 3030 section 2)."""
+    return Reply(250, "2.0.0", f"{size_bytes} octets received")
+
+
 def handed_over(message_id: str, said: str) -> Reply:
     """250 to the end of data: the next hop has taken the message, and said so."""
     return Reply(250, "2.0.0", f"Ok: {message_id} handed over: {said[:200]}")

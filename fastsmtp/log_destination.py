@@ -37,6 +37,10 @@ class Destination(Protocol):
     def reopen(self) -> None: ...
     def close(self) -> None: ...
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a forked child that uses this destination must not close."""
+
 
 def open_destination(to: str) -> Destination:
     """The destination of log.to: "stderr", "syslog", or the path of a file.
@@ -124,6 +128,13 @@ class Stream:
             sent += written
         return sent
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Our own description: an account without rights on the pipe couldn't open another one."""
+        if isinstance(self._own, socket.socket):
+            return (self._own.fileno(),)
+        return () if self._own is None else (self._own,)
+
     def reopen(self) -> None:
         """Nothing: the descriptor is not ours to open."""
 
@@ -174,9 +185,10 @@ class File:
             sent += written
         return sent
 
-    def fileno(self) -> int:
-        """The open file, to be kept open across a fork."""
-        return self._fd
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The open file."""
+        return (self._fd,)
 
     def reopen(self) -> None:
         """Open the path anew.  When that fails (the directory is not writable) the old file stays in use."""
@@ -254,6 +266,11 @@ class Syslog:
                 continue
             sent += len(lines.popleft())
         return sent
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The socket, once there is one; a child may use it too, since each line is a datagram."""
+        return () if self._socket is None else (self._socket.fileno(),)
 
     def reopen(self) -> None:
         """Connect anew with the next line."""

@@ -23,14 +23,14 @@ from fastsmtp.config.model import Tls
 from fastsmtp.config.settings import Settings, compile_settings
 from fastsmtp.errors import ConfigError
 from fastsmtp.log import LogWriter
-from fastsmtp.log_destination import Destination, File, open_destination
+from fastsmtp.log_destination import Destination, open_destination
 from fastsmtp.log_format import JsonLines, Logfmt
 from fastsmtp.queue.disk import ThreadDisk
 from fastsmtp.queue.spool import Budget
 from fastsmtp.sink import DirectSink
 from fastsmtp.smtp.service import Service
 from fastsmtp.supervisor.shapes import Listener, Seat
-from fastsmtp.tls import Credentials, ServerTls, key_mode_faults, read_credentials
+from fastsmtp.tls import Credentials, ServerTls, ignore_bad_server_names, key_mode_faults, read_credentials
 
 SPOOL = "spool"
 MAILDIR = "maildir"
@@ -61,7 +61,7 @@ class ServerPlan:
 
     @property
     def descriptors(self) -> Sequence[int]:
-        return [self._destination.fileno()] if isinstance(self._destination, File) else []
+        return self._destination.descriptors
 
     def kind(self, path: str) -> str:
         return "cert" if path in self._pem else "lists"
@@ -105,11 +105,8 @@ class ServerPlan:
         return fresh
 
     async def start(self, seat: Seat) -> ServerWorker:
-        log = self._writer(
-            self._destination
-            if isinstance(self._destination, File)
-            else open_destination(self.loaded.config.log.to)
-        )
+        ignore_bad_server_names()
+        log = self._writer(self._destination)
         config = self.loaded.config
         sink = DirectSink(
             disk=ThreadDisk(),

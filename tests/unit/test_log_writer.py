@@ -39,6 +39,10 @@ class Reader:
     def reopen(self) -> None: ...
     def close(self) -> None: ...
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
 
 class Clock:
     def __init__(self) -> None:
@@ -286,3 +290,18 @@ def test_the_null_log_is_a_log() -> None:
     log.line("ready", workers=1)
     log.flush()
     assert "ready" in EVENTS
+
+
+def test_what_a_child_must_keep_open_is_known(pipe: tuple[int, int], tmp_path: pathlib.Path) -> None:
+    stream, file, syslog = Stream(pipe[1]), File(str(tmp_path / "log")), Syslog(str(tmp_path / "syslog"))
+    (own,) = stream.descriptors
+    assert own != pipe[1] and os.path.sameopenfile(own, pipe[1])
+    assert os.path.samefile(f"/proc/self/fd/{file.descriptors[0]}", tmp_path / "log")
+    assert syslog.descriptors == ()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(syslog.path)
+        assert syslog.send(deque([b"one"])) == 3
+        assert len(syslog.descriptors) == 1
+    for destination in (stream, file, syslog):
+        destination.close()
+    assert stream.descriptors == syslog.descriptors == ()

@@ -31,7 +31,7 @@ class Loaded:
     settings       one a listener, in the order of config.listen
     lists          the files that the lists name, as they were read
     provenance     "limits.recipients" -> "FILE:12", "--listen", "default" ...; an array's tables as listen[0]
-    warnings       one line each
+    warnings       one line each; a trial has none
     watched_files  every file whose change matters: the configuration itself, lists, certificates, keys
     is_trial       no configuration at all: the trial's
     """
@@ -101,7 +101,8 @@ def load(
         settings=settings,
         lists=lists,
         provenance={dotted(path): origin for path, origin in origins.items()},
-        warnings=(*warnings, *checked.warnings),
+        # A trial is to be tried, not put right: its greeting and its limits matter to nobody.
+        warnings=() if is_trial else (*warnings, *checked.warnings),
         watched_files=tuple(dict.fromkeys([*([file] if file else []), *files, *checked.files])),
         is_trial=is_trial,
     )

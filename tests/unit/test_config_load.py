@@ -240,7 +240,7 @@ def test_the_effective_configuration_loads_to_itself() -> None:
 
 
 def test_no_configuration_at_all_is_a_trial() -> None:
-    result = load(host=FakeHost(environ={"XDG_STATE_HOME": "/state"}))
+    result = load(host=FakeHost(environ={"XDG_STATE_HOME": "/state"}, name="vm", open_files=1024))
     assert result.is_trial
     (settings,) = result.settings
     assert settings.listen.address == ("127.0.0.1:2525",)

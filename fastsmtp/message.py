@@ -63,7 +63,6 @@ class Envelope:
         self,
         sender: bytes,
         sender_domain: bytes,
-        *,
         size_bytes: int = 0,
         body: bytes = b"",
         is_smtputf8: bool = False,
@@ -78,4 +77,4 @@ class Envelope:
         self.is_smtputf8 = is_smtputf8
         self.ret = ret
         self.envid = envid
-        self.recipients: list[Recipient] = list(recipients)
+        self.recipients: list[Recipient] = list(recipients) if recipients else []

@@ -14,7 +14,11 @@ from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Decision, TakeToken, Token, defer, drop, passed
 from fastsmtp.policy.facts import Facts
 
-_TAKE = tuple(passed(TakeToken(token)) for token in Token)
+_TAKE_CONNECTION, _TAKE_MESSAGE, _TAKE_RECIPIENT, _TAKE_HANDSHAKE = (
+    passed(TakeToken(token)) for token in Token
+)
+# An enumeration's members cost a look-up each time.
+_CONNECTIONS, _MESSAGES, _RECIPIENTS, _HANDSHAKES = (int(token) for token in Token)
 _OVERLOADED = drop(reply.OVERLOADED)
 _TOO_MANY_CONNECTIONS = drop(reply.TOO_MANY_CONNECTIONS)
 _CONNECTION_RATE = drop(reply.CONNECTION_RATE, TakeToken(Token.CONNECTIONS))
@@ -37,7 +41,7 @@ def count_connections(facts: Facts, settings: Settings) -> Decision | None:
     allowed = limits.connections_per_client_per_min
     if not allowed:
         return None
-    return _CONNECTION_RATE if client.rates[Token.CONNECTIONS] >= allowed else _TAKE[Token.CONNECTIONS]
+    return _CONNECTION_RATE if client.rates[_CONNECTIONS] >= allowed else _TAKE_CONNECTION
 
 
 def count_handshakes(facts: Facts, settings: Settings) -> Decision | None:
@@ -45,7 +49,7 @@ def count_handshakes(facts: Facts, settings: Settings) -> Decision | None:
     allowed = settings.limits.handshakes_per_client_per_min
     if not allowed or facts.client.may_relay:
         return None
-    return _HANDSHAKE_RATE if facts.client.rates[Token.HANDSHAKES] >= allowed else _TAKE[Token.HANDSHAKES]
+    return _HANDSHAKE_RATE if facts.client.rates[_HANDSHAKES] >= allowed else _TAKE_HANDSHAKE
 
 
 def count_messages(facts: Facts, settings: Settings) -> Decision | None:
@@ -53,7 +57,7 @@ def count_messages(facts: Facts, settings: Settings) -> Decision | None:
     allowed = settings.limits.messages_per_client_per_min
     if not allowed or facts.client.may_relay:
         return None
-    return _MESSAGE_RATE if facts.client.rates[Token.MESSAGES] >= allowed else _TAKE[Token.MESSAGES]
+    return _MESSAGE_RATE if facts.client.rates[_MESSAGES] >= allowed else _TAKE_MESSAGE
 
 
 def count_recipients(facts: Facts, settings: Settings) -> Decision | None:
@@ -64,4 +68,4 @@ def count_recipients(facts: Facts, settings: Settings) -> Decision | None:
     allowed = limits.recipients_per_client_per_min
     if not allowed or facts.client.may_relay:
         return None
-    return _RECIPIENT_RATE if facts.client.rates[Token.RECIPIENTS] >= allowed else _TAKE[Token.RECIPIENTS]
+    return _RECIPIENT_RATE if facts.client.rates[_RECIPIENTS] >= allowed else _TAKE_RECIPIENT

@@ -66,13 +66,16 @@ class Connection(asyncio.BufferedProtocol):
     """The protocol object of one connection.
 
     bytes_in         octets read so far
-    life, deadline   read by the service's tick, once a second; deadline is monotonic seconds
+    life             where it is
+    since_s          when the wait that is on now began; as exact as the service's tick
+    patience_s       how long this wait may last; NEVER when it is ours and not the client's
+    ends_s           when the session must be over
     """
 
     __slots__ = (
-        "__weakref__", "_accepted_s", "_body_mark", "_commands", "_conversation", "_counted", "_is_busy",
-        "_has_quit", "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_listener", "_profile", "_proxy", "_raw",
-        "_session", "_session_deadline", "_session_id", "_task", "_timer", "_transport", "_upgrade", "_waiting", "_window", "bytes_in", "deadline", "life",
+        "__weakref__", "_accepted_s", "_body_mark", "_buffer", "_commands", "_conversation", "_counted", "_is_busy",
+        "_has_quit", "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_listener", "_profile", "_proxy", "_raw", "_service",
+        "_session", "_session_id", "_task", "_timer", "_transport", "_upgrade", "_waiting", "_window", "bytes_in", "ends_s", "life", "patience_s", "since_s",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -91,17 +94,20 @@ class Connection(asyncio.BufferedProtocol):
         self._is_reading = True
         self._is_write_paused = False
         self._proxy = b""
-        self._window: memoryview | None = None
         self.bytes_in = 0
         self._body_mark = 0
         self._commands = 0
         self._accepted_s = 0.0
-        self._session_deadline = NEVER
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._upgrade: Upgrade | None = None
         self._waiting: Round | None = None
-        self.deadline = NEVER
+        self._service = service = listener.service
+        self._buffer = service.buffer
+        self._window = service.command_window
+        self.ends_s = NEVER
+        self.patience_s = NEVER
+        self.since_s = 0.0
         self.life = Life.DECIDING
 
     # --- the beginning ---------------------------------------------------------------------------
@@ -111,10 +117,10 @@ class Connection(asyncio.BufferedProtocol):
             # The TLS transport of our own upgrade; _upgraded() gets it.
             return
         self._transport = self._raw = transport  # type: ignore[assignment]
-        service = self._listener.service
+        service = self._service
         self._session_id = service.ids.next()
-        self._accepted_s = now = service.now()
-        self._session_deadline = now + self._profile.settings.limits.session_s
+        self._accepted_s = self.since_s = now = service.now()
+        self.ends_s = now + self._profile.settings.limits.session_s
         self._listener.opened(self)
         try:
             peer = transport.get_extra_info("peername")
@@ -126,7 +132,7 @@ class Connection(asyncio.BufferedProtocol):
         settings = self._profile.settings
         if settings.proxy_from and address in settings.proxy_from:
             self.life = Life.PROXY
-            self.deadline = now + PROXY_S
+            self.patience_s = PROXY_S
             self._window = service.window[: proxy.needed(b"")]
             return
         self._guarded(self._begin, Client(address, peer[1]), self._listener.local_address(transport))
@@ -139,7 +145,7 @@ class Connection(asyncio.BufferedProtocol):
         facts = Facts(self._session_id, profile.settings.listen.name, local_address, client)
         self._conversation = Conversation(profile, self._session, facts)
         self.life = Life.DECIDING
-        self.deadline = self._session_deadline
+        self.patience_s = NEVER
         decision = self._introduce(facts)
         if type(decision) is Decision:
             self._admitted(decision)
@@ -221,7 +227,7 @@ class Connection(asyncio.BufferedProtocol):
             left_s = self._accepted_s + delay_s - self._profile.now()
             if left_s > 0.0:
                 self.life = Life.DELAY
-                self._timer = self._listener.service.loop.call_later(left_s, self._guarded, self._delay_over)
+                self._timer = self._service.loop.call_later(left_s, self._guarded, self._delay_over)
                 return
             self._delay_over()
             return
@@ -262,10 +268,7 @@ class Connection(asyncio.BufferedProtocol):
     # --- bytes in --------------------------------------------------------------------------------
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        if self._window is not None:
-            return self._window
-        service = self._listener.service
-        return service.window if self._is_in_body else service.command_window
+        return self._window
 
     def buffer_updated(self, size: int) -> None:
         self.bytes_in += size
@@ -273,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
             self._guarded(self._other_input, size)
             return
         session = self._session
-        session.feed(self._listener.service.buffer, size)
+        session.feed(self._buffer, size)
         if self._is_busy or self._is_write_paused:
             # Not its turn: keep what came, and let the kernel hold back the rest.
             session.hold()
@@ -297,7 +300,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.buffer_updated(size)
         elif life is not Life.CLOSED:
             session = self._session
-            session.feed(self._listener.service.buffer, size)
+            session.feed(self._buffer, size)
             session.hold()
             self._pause_reading()
             if life is Life.DELAY:
@@ -305,14 +308,14 @@ class Connection(asyncio.BufferedProtocol):
                 self._delay_over()
 
     def _read_proxy(self, size: int) -> None:
-        service = self._listener.service
-        self._proxy += bytes(service.buffer[:size])
+        service = self._service
+        self._proxy += bytes(self._buffer[:size])
         wanted = proxy.needed(self._proxy)
         if wanted > 0:
             self._window = service.window[:wanted]
             return
         header = proxy.parse(self._proxy) if wanted == 0 else None
-        self._window = None
+        self._window = service.command_window
         if header is None:
             self._refuse_proxy("malformed header")
             return
@@ -380,8 +383,12 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(output)
         if session.is_closing:
             self._finish()
-        elif not self._is_in_body or not session.is_body:
-            self._set_deadline()
+        elif session.is_body is not self._is_in_body or self._is_busy or self.patience_s is NEVER:
+            self._turn()
+        elif session.commands != self._commands:
+            # A wait is for a whole command line, not for a read.
+            self._commands = session.commands
+            self.since_s = self._service.tick_s
 
     def _flush(self) -> None:
         if self._session is not None:
@@ -392,7 +399,7 @@ class Connection(asyncio.BufferedProtocol):
     def _spawn(self, wait: Coroutine[Any, Any, None]) -> None:
         """Await something on this connection's behalf; nothing is pulled meanwhile."""
         self._is_busy = True
-        self._task = self._listener.service.loop.create_task(self._waited(wait))
+        self._task = self._service.loop.create_task(self._waited(wait))
 
     async def _waited(self, wait: Coroutine[Any, Any, None]) -> None:
         try:
@@ -426,7 +433,7 @@ class Connection(asyncio.BufferedProtocol):
             function(*arguments)
         except Exception as error:  # noqa: BLE001 - as in _pump()
             if self._conversation is None:
-                self._listener.service.log_failure("connection", error)
+                self._service.log_failure("connection", error)
                 self._raw.abort()
                 return
             self._conversation.failed(error)
@@ -538,12 +545,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def _handshake(self) -> None:
         """Raise the connection to TLS; called inside a callback of the transport, before it reads again."""
-        service = self._listener.service
+        service = self._service
         tls: ServerTls = self._profile.tls  # type: ignore[assignment]
         timeout_s = STRESSED_HANDSHAKE_S if service.is_stressed else HANDSHAKE_S
         self._flush()
         self.life = Life.HANDSHAKE
-        self.deadline = NEVER
+        self.patience_s = NEVER
         self._is_reading = False
         self._upgrade = Upgrade(
             service.loop, self._raw, self, tls.context, timeout_s=timeout_s, done=self._handshake_over
@@ -577,7 +584,6 @@ class Connection(asyncio.BufferedProtocol):
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self.life = Life.DECIDING
-            self.deadline = self._session_deadline
             self._spawn(self._decide_later(waiting, self._admitted))
         elif self._is_implicit:
             self._hold_greeting()
@@ -589,45 +595,28 @@ class Connection(asyncio.BufferedProtocol):
 
     def _await_command(self) -> None:
         self._commands = self._session.commands
-        self._set_to(self._profile.now() + COMMAND_S)
+        self._is_in_body = False
+        self._window = self._service.command_window
+        self.since_s = self._service.tick_s
+        self.patience_s = COMMAND_S
 
-    def _set_deadline(self) -> None:
-        """A deadline is for a whole command line, or for the bytes of RATE_WINDOW_S; a read alone moves nothing."""
-        session = self._session
-        profile = self._profile
-        if session.is_body:
-            now = profile.now()
+    def _turn(self) -> None:
+        """A wait of another kind begins: for a command, for body bytes at a rate, or one of our own."""
+        if self._is_busy:
+            # What we wait for has a deadline of its own.
+            self.patience_s = NEVER
+            self._commands = -1
+        elif self._session.is_body:
             self._is_in_body = True
+            self._window = self._service.window
             self._body_mark = self.bytes_in
-            deadline = now + RATE_WINDOW_S
-        elif self._is_busy:
-            # The wait is ours; what we wait for has a deadline of its own.
-            self._is_in_body = False
-            self.deadline = NEVER
-            return
+            self.since_s = self._service.tick_s
+            self.patience_s = RATE_WINDOW_S
         else:
-            self._is_in_body = False
-            commands = session.commands
-            if commands == self._commands and self.deadline is not NEVER:
-                return
-            self._commands = commands
-            now = profile.now()
-            deadline = now + COMMAND_S
-        self._set_to(deadline)
-
-    def _set_to(self, deadline: float) -> None:
-        """The deadline, or the session's or the transaction's if that is earlier."""
-        if deadline > self._session_deadline:
-            deadline = self._session_deadline
-        conversation = self._conversation
-        if conversation.facts.envelope is not None:
-            transaction_ends = conversation.began_s + self._profile.settings.limits.transaction_s
-            if deadline > transaction_ends:
-                deadline = transaction_ends
-        self.deadline = deadline
+            self._await_command()
 
     def expired(self, now: float) -> None:
-        """Called by the tick when the deadline has passed."""
+        """Called by the tick when the client has used up our patience, or its session's or transaction's time."""
         life = self.life
         if life is Life.LINGER or life is Life.CLOSED:
             self._raw.abort()
@@ -635,9 +624,9 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse_proxy("no header in time")
         elif life is not Life.TALKING:
             self._raw.abort()
-        elif now >= self._session_deadline:
+        elif now >= self.ends_s:
             self._time_out(reply.SESSION_TOO_LONG, "limits.session_s")
-        elif self._is_transaction_over(now):
+        elif self.is_transaction_over(now):
             self._time_out(reply.TRANSACTION_TOO_LONG, "limits.transaction_s")
         elif self._is_in_body:
             self._check_rate(now)
@@ -648,11 +637,11 @@ class Connection(asyncio.BufferedProtocol):
         """Seconds that this connection has waited for a command; 0.0 when it waits for something else."""
         if self.life is not Life.TALKING or self._is_busy or self._is_in_body:
             return 0.0
-        return now - (self.deadline - COMMAND_S)
+        return now - self.since_s
 
-    def _is_transaction_over(self, now: float) -> bool:
+    def is_transaction_over(self, now: float) -> bool:
         conversation = self._conversation
-        if conversation.facts.envelope is None:
+        if conversation is None or conversation.is_committing or conversation.facts.envelope is None:
             return False
         return now >= conversation.began_s + self._profile.settings.limits.transaction_s
 
@@ -662,7 +651,7 @@ class Connection(asyncio.BufferedProtocol):
             self._time_out(reply.TOO_SLOW, "limits.minimum_bytes_per_s")
             return
         self._body_mark = self.bytes_in
-        self._set_to(now + RATE_WINDOW_S)
+        self.since_s = now
 
     def _time_out(self, last: reply.Reply, limit: str) -> None:
         facts = self._conversation.facts
@@ -707,7 +696,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         transport = self._transport
         self.life = Life.LINGER
-        self.deadline = self._profile.now() + LINGER_S
+        self.since_s = self._service.now()
+        self.patience_s = LINGER_S
         if self._is_eof or transport.is_closing():
             transport.close()
         elif self._has_quit:

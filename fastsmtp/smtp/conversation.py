@@ -106,13 +106,7 @@ class Conversation:
         path = event.path
         if decision.reply is None:
             self.facts.envelope = Envelope(
-                path.address,
-                path.domain,
-                size_bytes=event.size_bytes,
-                body=event.body,
-                is_smtputf8=event.is_smtputf8,
-                ret=event.ret,
-                envid=event.envid,
+                path.address, path.domain, event.size_bytes, event.body, event.is_smtputf8, event.ret, event.envid
             )
             if not decision.effects:
                 self.session.reply(reply.SENDER_OK)
@@ -125,7 +119,9 @@ class Conversation:
         facts.recipient = event.path
         if profile.counts_recipients:
             client = facts.client
-            client.rates[_RECIPIENTS] = profile.counters.rate(client.address.key, _RECIPIENTS, profile.now())
+            client.rates[_RECIPIENTS] = profile.counters.rate(
+                client.address.key, _RECIPIENTS, profile.service.tick_s
+            )
         decision = self._plan.run(_RCPT, facts)
         if type(decision) is Decision:
             return self._rcpt_decided(event, decision)
@@ -360,7 +356,8 @@ class Conversation:
             if kind is Route:
                 self._route = effect  # type: ignore[assignment]
             elif kind is TakeToken:
-                self._profile.take(facts.client, effect.token)  # type: ignore[attr-defined]
+                profile = self._profile
+                profile.counters.take(facts.client.address.key, effect.token, profile.service.tick_s)  # type: ignore[attr-defined]
             elif kind is Delay:
                 delay_s = max(delay_s, effect.seconds)  # type: ignore[attr-defined]
             elif kind is Grant:

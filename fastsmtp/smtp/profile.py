@@ -63,9 +63,6 @@ class Profile:
         """Events of this client in the last minute."""
         return self.counters.rate(client.address.key, token, self.now())
 
-    def take(self, client: Client, token: Token) -> None:
-        self.counters.take(client.address.key, token, self.now())
-
     def grant_pass(self, client: Client, seconds: float) -> None:
         self.counters.grant_pass(client.address.key, self.now() + seconds)
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 WINDOW_BYTES = 65_536
 COMMAND_WINDOW_BYTES = 4_096
 TICK_S = 0.5
+# How often transactions are looked at for limits.transaction_s, which is in minutes.
+SWEEP_S = 5.0
 # Postfix's stress begins when all server processes are taken; we begin a little earlier.
 STRESS_SHARE = 0.8
 # Descriptors kept for log, spool files, next hops and the loop itself.
@@ -85,6 +87,8 @@ class Service:
         # A paused transport and its protocol are a cycle that nothing else refers to: without this set the next
         # garbage collection closes the connection.
         self.connections: set[Connection] = set()
+        # The time of the last tick, for all that need not know it better.
+        self.tick_s = self._swept_s = now()
         self.is_draining = False
         self.is_stressed = False
         self._tls = list(tls) or [None] * len(settings)
@@ -143,11 +147,15 @@ class Service:
     def tick(self) -> None:
         """Every TICK_S: deadlines, heartbeat, stress, log.  One timer a worker, whatever the number of connections."""
         self._timer = self.loop.call_later(TICK_S, self.tick)
-        now = self.now()
+        self.tick_s = now = self.now()
         self.counters.beat(now)
         self._feel_stress()
-        for connection in [c for c in self.connections if c.deadline <= now]:
+        for connection in [c for c in self.connections if c.since_s + c.patience_s <= now or c.ends_s <= now]:
             self._expire(connection, now)
+        if now - self._swept_s >= SWEEP_S:
+            self._swept_s = now
+            for connection in [c for c in self.connections if c.is_transaction_over(now)]:
+                self._expire(connection, now)
         if self.is_stressed:
             for connection in [c for c in self.connections if c.is_idle_since(now) > STRESSED_COMMAND_S]:
                 connection.say_goodbye(reply.OVERLOADED)

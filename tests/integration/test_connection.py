@@ -99,11 +99,25 @@ def test_who_is_silent_is_sent_away_and_told_why(
             wire = await server.connect()
             await wire.codes(sent, replies)
             connection = next(iter(server.service.connections))
-            await until(lambda: connection.deadline <= 1_000.0 + passes_s)
+            await until(lambda: connection.since_s + connection.patience_s <= 1_000.0 + passes_s or connection.ends_s <= 1_000.0 + passes_s or connection.is_transaction_over(1_000.0 + passes_s))
             server.later(passes_s)
             assert (await wire.rest()).startswith(last)
             assert server.inbox.messages == []
             assert server.log.of("timeout") or server.log.of("too_slow")
+            await wire.close()
+
+    run(main)
+
+
+def test_after_a_wait_of_ours_the_client_is_timed_again() -> None:
+    """CallableSink answers later: behind its answer the clock runs as it did before."""
+
+    async def main() -> None:
+        async with clocked() as server:
+            wire = await server.connect()
+            await wire.codes(HELLO + OPEN + TEXT, 5)
+            server.later(301)
+            assert (await wire.rest()).startswith(b"421 4.4.2")
             await wire.close()
 
     run(main)

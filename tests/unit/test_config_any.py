@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsmtp.config.flags import Flags
@@ -61,6 +61,7 @@ FLAGS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(TREES)
 def test_the_reader_never_fails_and_always_gives_a_configuration(values: dict[str, Any]) -> None:
     built = build(Tree(values))
@@ -68,6 +69,7 @@ def test_the_reader_never_fails_and_always_gives_a_configuration(values: dict[st
     assert bool(built.faults) == bool(built.faulty)
 
 
+@settings(deadline=None)
 @given(TREES, FLAGS)
 def test_loading_gives_settings_or_faults(values: dict[str, Any], flags: Flags) -> None:
     try:

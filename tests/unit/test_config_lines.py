@@ -7,7 +7,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsmtp.config.lines import find_lines
@@ -115,6 +115,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=4))
 def test_what_tomllib_takes_is_followed_to_the_last_value(values: list[str]) -> None:
     text = "".join(f"[[t]]\nkey{number} = {value} # end\n" for number, value in enumerate(values))

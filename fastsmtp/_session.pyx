@@ -60,6 +60,7 @@ cdef enum:
 
 cdef object _OK = replies.OK
 cdef object _START_DATA = replies.START_DATA
+cdef object _chunk_received = replies.chunk_received
 cdef tuple _CHECKS = (
     None, replies.BAD_SEQUENCE, replies.SEND_HELO_FIRST, replies.NEED_MAIL, replies.NEED_RCPT, replies.NESTED_MAIL,
     replies.NOT_OFFERED)
@@ -552,7 +553,7 @@ cdef class Session:
         if self._is_last:
             return self._end_text()
         self._mode = LINE
-        self._answer(replies.chunk_received(self._chunk_bytes))
+        self._answer(_chunk_received(self._chunk_bytes))
         return None
 
     cdef int _drop(self, object reply) except -1:

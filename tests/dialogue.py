@@ -96,7 +96,7 @@ class Dialogue:
     name: str
     why: str = ""
     terms: dict[str, object] = field(default_factory=dict)
-    greeting: Reply = replies.banner(HOSTNAME)
+    greeting: Reply = field(default_factory=lambda: replies.banner(HOSTNAME))
     segments: list[Segment] = field(default_factory=lambda: [Segment()])
     events: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     answers: dict[int, str] = field(default_factory=dict)  # by the event's index
@@ -274,12 +274,12 @@ def faults(dialogue: Dialogue, played: Played) -> list[str]:
 
 def _wrong_lines(wanted: Sequence[str], got: list[str]) -> list[str]:
     at = 0
-    for line in wanted:
-        if line.startswith("* "):
-            code = line[2:]
-            while at < len(got) and got[at].startswith(f"{code}-"):
+    for text in wanted:
+        line = text
+        if text.startswith("* "):
+            while at < len(got) and got[at].startswith(f"{text[2:]}-"):
                 at += 1
-            line = f"{code} "
+            line = f"{text[2:]} "
         if at == len(got):
             return [f"line {at + 1}: wanted {line!r}, got nothing"]
         if not got[at].startswith(line):

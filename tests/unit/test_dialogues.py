@@ -22,6 +22,10 @@ def by(size: int) -> Callable[[bytes], Iterator[bytes]]:
     return lambda data: (data[at : at + size] for at in range(0, len(data), size))
 
 
+def once(at: int) -> Callable[[bytes], Iterator[bytes]]:
+    return lambda data: (piece for piece in (data[:at], data[at:]) if piece)
+
+
 def at_random(seed: str) -> Callable[[bytes], Iterator[bytes]]:
     chance = random.Random(seed)
 
@@ -75,4 +79,4 @@ def test_dialogue_cut_anywhere(path: pathlib.Path) -> None:
         return
     played = play(dialogue, whole)
     for at in range(1, size):
-        same(dialogue, played, lambda data, at=at: (piece for piece in (data[:at], data[at:]) if piece))
+        same(dialogue, played, once(at))

@@ -61,7 +61,7 @@ FLAGS = st.builds(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, database=None)
 @given(TREES)
 def test_the_reader_never_fails_and_always_gives_a_configuration(values: dict[str, Any]) -> None:
     built = build(Tree(values))
@@ -69,7 +69,7 @@ def test_the_reader_never_fails_and_always_gives_a_configuration(values: dict[st
     assert bool(built.faults) == bool(built.faulty)
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, database=None)
 @given(TREES, FLAGS)
 def test_loading_gives_settings_or_faults(values: dict[str, Any], flags: Flags) -> None:
     try:

@@ -115,7 +115,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, database=None)
 @given(st.lists(VALUES, min_size=1, max_size=4))
 def test_what_tomllib_takes_is_followed_to_the_last_value(values: list[str]) -> None:
     text = "".join(f"[[t]]\nkey{number} = {value} # end\n" for number, value in enumerate(values))

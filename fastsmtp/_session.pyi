@@ -72,7 +72,21 @@ class Terms:
         is_lmtp: bool = False,                # reserved
     ) -> None: ...
     hostname: str
-    # ... and the other arguments as read-only attributes
+    message_bytes: int
+    recipients: int
+    errors: int
+    command_bytes: int
+    local_bytes: int
+    domain_bytes: int
+    path_bytes: int
+    is_starttls_offered: bool
+    is_tls_required: bool
+    is_normalizing: bool
+    is_xclient_allowed: bool
+    is_chunking: bool
+    is_smtputf8: bool
+    is_dsn: bool
+    is_lmtp: bool
 
 @final
 class Event:

@@ -132,11 +132,6 @@ def passed_on(code: int, enhanced: str, lines: Sequence[bytes]) -> Reply:
     return Reply(code, enhanced, *[line.decode("utf-8", "replace") for line in lines[:PASSED_LINES]])
 
 
-def chunk_received(size_bytes: int) -> Reply:
-    """250 to a BDAT that is not the last (RFC 3030 section 2)."""
-    return Reply(250, "2.0.0", f"{size_bytes} octets received")
-
-
 # --- the session's own (RFC 5321 section 4.1.1 and 4.2) ---------------------------------------------
 OK = Reply(250, "2.0.0", "Ok")
 SENDER_OK = Reply(250, "2.1.0", "Ok")

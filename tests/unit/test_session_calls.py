@@ -191,9 +191,11 @@ def test_a_closing_session_takes_nothing() -> None:
 
 
 def test_terms_that_no_session_can_keep_are_refused() -> None:
-    for arguments in ({"command_bytes": 10}, {"message_bytes": -1}, {"recipients": -1}, {"errors": -1}):
-        with pytest.raises(ValueError):
-            Terms(hostname="mx", **arguments)
+    with pytest.raises(ValueError, match="command_bytes"):
+        Terms(hostname="mx", command_bytes=10)
+    for name in ("message_bytes", "recipients", "errors"):
+        with pytest.raises(ValueError, match="negative"):
+            Terms(hostname="mx", **{name: -1})  # type: ignore[arg-type]
 
 
 def test_python_makes_no_event() -> None:

@@ -25,11 +25,12 @@ class Pulse:
     whole machine stood still), that time is not counted against the worker.
     """
 
-    __slots__ = ("_aborted_s", "_excused_s", "_looked_s", "_started_s")
+    __slots__ = ("_aborted_s", "_beat_s", "_excused_s", "_looked_s", "_started_s")
 
     def __init__(self, now_s: float) -> None:
         self._started_s = now_s
         self._looked_s = now_s
+        self._beat_s = 0.0
         self._excused_s = 0.0
         self._aborted_s: float | None = None
 
@@ -37,13 +38,14 @@ class Pulse:
         """beat_s: when it last beat, 0.0 if never."""
         late_s = now_s - self._looked_s - LOOK_S
         self._looked_s = now_s
+        if beat_s != self._beat_s:
+            self._beat_s = beat_s
+            self._excused_s = 0.0
         if late_s > LOOK_S:
             self._excused_s += late_s
         if self._aborted_s is not None:
             return signal.SIGKILL if now_s - self._aborted_s >= ABORT_S else None
         silent_s = now_s - (beat_s or self._started_s) - self._excused_s
-        if silent_s < LOOK_S * 4:
-            self._excused_s = 0.0
         if silent_s < (SILENT_S if beat_s else START_S):
             return None
         self._aborted_s = now_s

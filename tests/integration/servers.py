@@ -36,7 +36,7 @@ class Process:
         pass_fds: Sequence[int] = (),
         has_errors_apart: bool = False,
     ) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.lines: list[str] = []
         self._rest = b""
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

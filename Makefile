@@ -8,6 +8,7 @@
 #   make bench    side by side with other servers;  BENCH_SECONDS, PEERS=all
 #   make fuzz     coverage-guided fuzzing;  FUZZ_SECONDS
 #   make asan     the suite under AddressSanitizer
+#   make prove    fuzzer and sanitizer find the defects that we plant for them
 #   make cover    line coverage, of the compiled modules too
 #   make wheels   wheels for manylinux and musllinux (needs docker or podman)
 #   make dist     sdist and wheel for this machine, in dist/
@@ -28,7 +29,7 @@ install = $(python) tools/requirements.py $(1) > $(VENV)/$(2).txt && \
           $(python) -m pip install --quiet --disable-pip-version-check -r $(VENV)/$(2).txt && touch $@
 
 .DELETE_ON_ERROR:
-.PHONY: run test lint bench fuzz asan cover wheels dist build clean distclean
+.PHONY: run test lint bench fuzz asan prove cover wheels dist build clean distclean
 
 run: $(VENV)/built
 	@printf '%s\n' 'A trial on 127.0.0.1:2525: every recipient is accepted, all mail is kept in a Maildir,' \
@@ -51,8 +52,12 @@ bench: $(VENV)/bench $(VENV)/test $(VENV)/built
 fuzz: $(VENV)/test $(VENV)/built
 	$(python) tests/fuzz/run.py
 
-asan: $(VENV)/test
-	tools/asan $(python) $(TESTS)
+asan: $(VENV)/test $(VENV)/build
+	$(python) tools/asan.py $(TESTS)
+
+prove: $(VENV)/test $(VENV)/build
+	$(python) tests/fuzz/prove.py
+	$(python) tools/asan.py --prove
 
 cover: $(VENV)/cover $(VENV)/test
 	$(python) tools/cover.py $(TESTS)

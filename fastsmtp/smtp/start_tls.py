@@ -56,6 +56,11 @@ from typing import Any, NamedTuple
 # For the peer's close_notify once we have said ours.  SMTP has ended by QUIT long before; many never send it.
 SHUTDOWN_TIMEOUT_S = 3.0
 
+# What is read from the socket at once under TLS.  Both loops offer a buffer of 256 KiB, and what it and OpenSSL's
+# memory BIO once held is never given back: after a message of 1 MB an idle connection kept 740 kB, with 16 KiB
+# reads 63 kB, with these 24 kB (uvloop 0.23; CPU of a 1 MB message 3.7 ms, 2.5 ms, 3.7 ms).
+READ_BYTES = 4_096
+
 
 class Raised(NamedTuple):
     """The handshake is complete: write to transport from now on; ssl_object knows what was agreed on."""
@@ -71,6 +76,34 @@ class Failed(NamedTuple):
 
 
 Outcome = Raised | Failed
+
+
+class _Narrow(asyncio.BufferedProtocol):
+    """The TLS layer's own protocol, which is shown READ_BYTES at a time: all else is handed through."""
+
+    __slots__ = ("_inner",)
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self._inner.get_buffer(READ_BYTES))[:READ_BYTES]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._inner.buffer_updated(nbytes)
+
+    def eof_received(self) -> bool | None:
+        kept: bool | None = self._inner.eof_received()
+        return kept
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
 
 
 class Upgrade:
@@ -108,6 +141,8 @@ class Upgrade:
         outcome = self._step()
         if outcome is not None:
             loop.call_soon(self._finish, outcome)
+        else:
+            raw.set_protocol(_Narrow(raw.get_protocol()))
 
     def settle(self) -> None:
         """If the handshake has ended, see to it that done has been called."""

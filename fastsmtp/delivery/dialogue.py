@@ -54,7 +54,7 @@ class Dialogue:
 
     def __init__(self, hostname: str, *, is_lmtp: bool) -> None:
         self._hostname = hostname.encode("ascii")
-        self._identified: bytes = b""
+        self._identified: dict[bytes, bytes] | None = None
         self.is_lmtp = is_lmtp
         self.has_told = True
         self.extensions: dict[bytes, bytes] = {}
@@ -62,6 +62,17 @@ class Dialogue:
     @property
     def has_chunking(self) -> bool:
         return b"CHUNKING" in self.extensions
+
+    def fits(self, identity: Identity | None) -> bool:
+        """Whether the session can stand for this client.
+
+        Behind an XCLIENT most servers judge the next one by whom it named, and no longer offer it.
+        """
+        if self._identified is None:
+            return True
+        return identity is not None and (
+            self._identified == identity.attributes or b"XCLIENT" in self.extensions
+        )
 
     def open(self) -> Script[None]:
         """Greeting and EHLO, with HELO behind it (RFC 5321 section 3.2); LHLO on LMTP (RFC 2033 section 4.1).
@@ -73,15 +84,16 @@ class Dialogue:
             raise errors.NextHopDown(f"greeted us with {shown(greeting)}")
         yield from self._hello()
 
-    def _hello(self) -> Script[None]:
+    def _hello(self, name: bytes = b"") -> Script[None]:
+        name = name or self._hostname
         verb = b"LHLO" if self.is_lmtp else b"EHLO"
-        (answer,) = yield Ask(b"%b %b\r\n" % (verb, self._hostname), 1)
+        (answer,) = yield Ask(line([verb, name]), 1)
         if answer.code == 250:
             self.extensions = _extensions(answer.lines[1:])
             return
         self.extensions = {}
         if answer.code >= 500 and not self.is_lmtp:
-            (answer,) = yield Ask(b"HELO %b\r\n" % self._hostname, 1)
+            (answer,) = yield Ask(line([b"HELO", name]), 1)
             if answer.code == 250:
                 return
         raise errors.NextHopDown(f"answered our {verb.decode()} with {shown(answer)}")
@@ -91,19 +103,18 @@ class Dialogue:
 
         The session starts over behind it, with EHLO.
         """
-        command = xclient_command(identity.attributes, self.extensions.get(b"XCLIENT", b"").split())
-        if not command:
-            if self._identified:
-                raise errors.NextHopDown("offers XCLIENT only once a session")
-            self.has_told = False
+        if self._identified == identity.attributes:
             return
-        if command == self._identified:
+        command = xclient_command(identity.attributes, self.extensions.get(b"XCLIENT", b"").split())
+        self.has_told = bool(command)
+        if not command:
             return
         (answer,) = yield Ask(command, 1)
         if answer.code != 220:
             raise errors.NextHopDown(f"answered our XCLIENT with {shown(answer)}")
-        self._identified = command
-        yield from self._hello()
+        self._identified = identity.attributes
+        # Postfix lets EHLO's name win over the HELO of XCLIENT.
+        yield from self._hello(identity.helo)
 
     def start(
         self, envelope: Envelope, recipients: Sequence[Recipient], forwarded: Identity | None = None

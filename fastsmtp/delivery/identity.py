@@ -14,17 +14,19 @@ UNAVAILABLE = b"[UNAVAILABLE]"
 # RFC 5321 section 4.5.3.1.4, with CRLF; Postfix splits its XFORWARD at the same length.
 COMMAND_BYTES = 512
 
-_XTEXT = frozenset(range(33, 127)) - set(b"+=")
+_WORD = frozenset(range(33, 127))
+_XTEXT = _WORD - set(b"+=")
 
 
 class Identity:
     """The client of one transaction.
 
     attributes   NAME, ADDR, PORT, PROTO, HELO, SOURCE, as xtext (RFC 3461 section 4)
+    helo         the client's name as we may say it for the client; b"" when it is no plain word
     proxy        the PROXY header, version 1
     """
 
-    __slots__ = ("attributes", "proxy")
+    __slots__ = ("attributes", "helo", "proxy")
 
     def __init__(self, facts: Facts) -> None:
         client = facts.client
@@ -39,6 +41,7 @@ class Identity:
             b"HELO": xtext(facts.helo) or UNAVAILABLE,
             b"SOURCE": b"LOCAL" if is_local else b"REMOTE",
         }
+        self.helo = facts.helo if _WORD.issuperset(facts.helo) and len(facts.helo) <= 255 else b""
         self.proxy = proxy_header(address, client.port, facts.local_address)
 
 

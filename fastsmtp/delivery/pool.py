@@ -112,11 +112,12 @@ class Pool:
         fresh: a new one, because a kept one has just turned out dead.
         """
         while True:
-            idle = self._idle.get(hop)
-            if idle and not fresh:
-                link = idle.pop()
-                link.deadline_s = NEVER_S
+            link = None if fresh else self._kept(hop, identity)
+            if link is not None:
                 return link
+            idle = self._idle.get(hop)
+            if idle and self._open_count[hop] >= self.limits.connections:
+                idle[0].quit()  # kept for another client; there must be room for this one
             if self._open_count.get(hop, 0) < self.limits.connections:
                 break
             await self._turn(hop, deadline_s)
@@ -195,6 +196,16 @@ class Pool:
             if turn.done() and not turn.cancelled():
                 self._next_turn(hop)  # it was ours, and we don't take it
             raise
+
+    def _kept(self, hop: NextHop, identity: Identity | None) -> Link | None:
+        """The kept connection that was used last and can stand for this client."""
+        idle = self._idle.get(hop, [])
+        for at in range(len(idle) - 1, -1, -1):
+            if idle[at].dialogue.fits(identity):
+                link = idle.pop(at)
+                link.deadline_s = NEVER_S
+                return link
+        return None
 
     def _next_turn(self, hop: NextHop) -> None:
         waiting = self._waiting.get(hop)

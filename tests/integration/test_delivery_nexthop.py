@@ -134,6 +134,10 @@ def test_each_recipient_gets_the_next_hops_own_answer(tmp_path: Path) -> None:
     with_hop(tmp_path, NextHop(answers=answers), scenario)
 
 
+def _answers(at: bytes, answer: Answer) -> dict[bytes, Answer]:
+    return {at: answer}
+
+
 REFUSALS: list[tuple[str, dict[bytes, Answer], Reply]] = [
     ("MAIL is refused", {b"MAIL": b"553 5.7.1 Not you"}, Reply(553, "5.7.1", "Not you")),
     ("MAIL is put off", {b"MAIL": b"451 4.7.1 Greylisted"}, Reply(451, "4.7.1", "Greylisted")),
@@ -161,7 +165,7 @@ REFUSALS: list[tuple[str, dict[bytes, Answer], Reply]] = [
         Reply(550, "5.1.1", "Nobody"),
     ),
     *[
-        (f"{act.value} at {at.decode() or 'the greeting'}", {at: act}, reply.NEXT_HOP_DOWN)
+        (f"{act.value} at {at.decode() or 'the greeting'}", _answers(at, act), reply.NEXT_HOP_DOWN)
         for act in (DROP, RESET)
         for at in (b"", b"EHLO", b"MAIL", b"RCPT", b"DATA", b".")
     ],
@@ -519,14 +523,28 @@ def test_xclient_names_each_client_once(tmp_path: Path) -> None:
         ]  # fmt: skip
         assert case.hop.connections == 1
         assert case.hop.verbs[:4] == [b"EHLO", b"XCLIENT", b"EHLO", b"MAIL"]
+        assert case.hop.lines[2] == b"EHLO mx.example"
 
     with_hop(tmp_path, NextHop(extensions=XCLIENT), scenario)
+
+
+def test_a_connection_behind_xclient_stays_that_clients_where_it_is_offered_once(tmp_path: Path) -> None:
+    async def scenario(case: Case) -> None:
+        for client in ("192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.2", "192.0.2.3"):
+            recipient = case.rcpt(b"joe@example.org", "xclient")
+            assert await deliver(case.sink, [recipient], BODY, known=facts(client)) == TAKEN
+        assert case.hop.connections == 3
+        assert case.sink.pool.open_count == 2
+
+    once = b"250-hop\r\n250 XCLIENT ADDR"
+    hop = NextHop(extensions=(), answers={b"EHLO": [once, b"250 hop", once, b"250 hop", once]})
+    with_hop(tmp_path, hop, scenario, Limits(connections=2))
 
 
 def test_only_what_is_announced_is_told(tmp_path: Path) -> None:
     async def scenario(case: Case) -> None:
         assert await deliver(case.sink, [case.rcpt(b"joe@example.org", "xclient")], BODY) == TAKEN
-        assert b"XCLIENT ADDR=192.0.2.1" in case.hop.lines
+        assert case.hop.lines[1:3] == [b"XCLIENT ADDR=192.0.2.1", b"EHLO client.example"]
 
     with_hop(tmp_path, NextHop(extensions=(b"XCLIENT ADDR", b"PIPELINING")), scenario)
 

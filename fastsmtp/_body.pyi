@@ -3,7 +3,7 @@
 Which ones run is decided at DATA.  The facts are the same however the body is cut.
 """
 
-from typing import Final, final
+from typing import final
 
 @final
 class HeaderScanner:
@@ -19,9 +19,10 @@ class HeaderScanner:
 @final
 class HeaderFacts:
     """hops: Received and Delivered-To... only Received fields are hops (RFC 5321 section 6.3)."""
+
     hops: int
-    size_bytes: int                                  # of the header with its empty line
-    fields: tuple[tuple[bytes, int, int], ...]       # (name lower-case, offset, length incl. line ends) in order
-    is_cut: bool                                     # a bound was hit; the rest is not indexed
+    size_bytes: int  # of the header with its empty line
+    fields: tuple[tuple[bytes, int, int], ...]  # (name lower-case, offset, length incl. line ends) in order
+    is_cut: bool  # a bound was hit; the rest is not indexed
     def has(self, name: bytes) -> bool: ...
     def count(self, name: bytes) -> int: ...

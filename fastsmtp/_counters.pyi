@@ -15,8 +15,8 @@ Time comes in: now_s is seconds on the monotonic clock, the same for all workers
 
 from typing import Final, final
 
-CONNECTIONS: Final[int] # 0, the numbers of fastsmtp.policy.decision.Token
-MESSAGES: Final[int]    # 1
+CONNECTIONS: Final[int]  # 0, the numbers of fastsmtp.policy.decision.Token
+MESSAGES: Final[int]  # 1
 RECIPIENTS: Final[int]  # 2
 HANDSHAKES: Final[int]  # 3
 

@@ -26,50 +26,57 @@ from fastsmtp._parser import Path
 from fastsmtp.reply import Reply
 
 # Event kinds: event.kind, dense from 0, so that a tuple of handlers can be indexed by it.
-HELO: Final[int]        # needs a reply
-MAIL: Final[int]        # needs a reply
-RCPT: Final[int]        # needs a reply
-DATA: Final[int]        # needs a reply: 354, or a refusal.  For BDAT: reply(OK) lets the chunk flow and writes nothing
-BODY: Final[int]        # no reply
-END: Final[int]         # needs as many replies as event.replies says
-RESET: Final[int]       # no reply: a transaction ended without END (RSET, HELO again; QUIT says QUIT)
-STARTTLS: Final[int]    # needs a reply: 220 and then restart(is_tls=True) after the handshake, or a refusal
-XCLIENT: Final[int]     # needs a reply: usually the banner, after restart()
-AUTH: Final[int]        # reserved, not emitted
-VIOLATION: Final[int]   # no reply: the session has answered; after a fatal one it is closing
-QUIT: Final[int]        # no reply: the session has answered and is closing
+HELO: Final[int]  # needs a reply
+MAIL: Final[int]  # needs a reply
+RCPT: Final[int]  # needs a reply
+DATA: Final[
+    int
+]  # needs a reply: 354, or a refusal.  For BDAT: reply(OK) lets the chunk flow and writes nothing
+BODY: Final[int]  # no reply
+END: Final[int]  # needs as many replies as event.replies says
+RESET: Final[int]  # no reply: a transaction ended without END (RSET, HELO again; QUIT says QUIT)
+STARTTLS: Final[int]  # needs a reply: 220 and then restart(is_tls=True) after the handshake, or a refusal
+XCLIENT: Final[int]  # needs a reply: usually the banner, after restart()
+AUTH: Final[int]  # reserved, not emitted
+VIOLATION: Final[int]  # no reply: the session has answered; after a fatal one it is closing
+QUIT: Final[int]  # no reply: the session has answered and is closing
 
-EVENT_NAMES: Final[tuple[str, ...]]     # by kind
+EVENT_NAMES: Final[tuple[str, ...]]  # by kind
 
 # Session.state
-STATE_NEW: Final[int]       # not greeted: nothing is parsed
-STATE_REFUSED: Final[int]   # greeted with a refusal: only QUIT is taken
-STATE_FRESH: Final[int]     # greeted, no HELO
-STATE_READY: Final[int]     # between transactions
-STATE_MAIL: Final[int]      # MAIL accepted, no recipient yet
-STATE_RCPT: Final[int]      # a recipient accepted
-STATE_CHUNKS: Final[int]    # between BDAT chunks, and in them
-STATE_DATA: Final[int]      # DATA accepted, up to the answer to the message
-STATE_TLS: Final[int]       # 220 to STARTTLS written: input is dropped until restart()
-STATE_CLOSED: Final[int]    # is_closing
+STATE_NEW: Final[int]  # not greeted: nothing is parsed
+STATE_REFUSED: Final[int]  # greeted with a refusal: only QUIT is taken
+STATE_FRESH: Final[int]  # greeted, no HELO
+STATE_READY: Final[int]  # between transactions
+STATE_MAIL: Final[int]  # MAIL accepted, no recipient yet
+STATE_RCPT: Final[int]  # a recipient accepted
+STATE_CHUNKS: Final[int]  # between BDAT chunks, and in them
+STATE_DATA: Final[int]  # DATA accepted, up to the answer to the message
+STATE_TLS: Final[int]  # 220 to STARTTLS written: input is dropped until restart()
+STATE_CLOSED: Final[int]  # is_closing
 
 @final
 class Terms:
     """What this listener offers and enforces; frozen, shared by all its sessions."""
     def __init__(
-        self, *,
+        self,
+        *,
         hostname: str,
-        message_bytes: int = 52_428_800,      # SIZE; 0: no limit, announced as SIZE 0
-        recipients: int = 1_000,              # announced by LIMITS RCPTMAX; enforced by policy
-        errors: int = 20,                     # 4xx and 5xx replies a session, then 421 4.7.0 and close
-        command_bytes: int = 512,             # 4.5.3.1.4, with CRLF; parameters add to it as their RFCs say
-        local_bytes: int = 64, domain_bytes: int = 255, path_bytes: int = 256,
+        message_bytes: int = 52_428_800,  # SIZE; 0: no limit, announced as SIZE 0
+        recipients: int = 1_000,  # announced by LIMITS RCPTMAX; enforced by policy
+        errors: int = 20,  # 4xx and 5xx replies a session, then 421 4.7.0 and close
+        command_bytes: int = 512,  # 4.5.3.1.4, with CRLF; parameters add to it as their RFCs say
+        local_bytes: int = 64,
+        domain_bytes: int = 255,
+        path_bytes: int = 256,
         is_starttls_offered: bool = False,
-        is_tls_required: bool = False,        # MAIL before TLS: 530 5.7.0
-        is_normalizing: bool = False,         # bare_newline = "normalize"
-        is_xclient_allowed: bool = False,     # this client may use XCLIENT; announced then
-        is_chunking: bool = True, is_smtputf8: bool = True, is_dsn: bool = True,
-        is_lmtp: bool = False,                # reserved
+        is_tls_required: bool = False,  # MAIL before TLS: 530 5.7.0
+        is_normalizing: bool = False,  # bare_newline = "normalize"
+        is_xclient_allowed: bool = False,  # this client may use XCLIENT; announced then
+        is_chunking: bool = True,
+        is_smtputf8: bool = True,
+        is_dsn: bool = True,
+        is_lmtp: bool = False,  # reserved
     ) -> None: ...
     hostname: str
     message_bytes: int
@@ -99,9 +106,10 @@ class Event:
     BODY       chunk (bytes, unstuffed, CRLF)
     END        size_bytes (of the body), replies (how many replies it wants: 1)
     STARTTLS   -
-    XCLIENT    attributes: tuple[(bytes NAME upper, bytes value decoded from xtext)]; [UNAVAILABLE] and [TEMPUNAVAIL] as sent
+    XCLIENT    attributes: tuple[(bytes NAME upper, bytes value decoded from xtext)]; [UNAVAILABLE] as sent
     VIOLATION  violation (a word for logs), reply (the Reply that was queued), is_fatal
     """
+
     kind: int
     name: bytes
     is_extended: bool
@@ -123,17 +131,17 @@ class Event:
 
 @final
 class Session:
-    terms: Terms               # may be set while no event is open (settings change with the client)
-    id: bytes                  # "(id ...)" at the end of each 4xx and 5xx reply
-    state: int                 # STATE_*
-    is_closing: bool           # nothing more is parsed; write take(), then close
-    is_open: bool              # an event waits for reply()
-    is_full: bool              # over 16 KiB of output wait for take(): next_event() gives None until then
-    is_body: bool              # in DATA or BDAT text: offer the big read window
+    terms: Terms  # may be set while no event is open (settings change with the client)
+    id: bytes  # "(id ...)" at the end of each 4xx and 5xx reply
+    state: int  # STATE_*
+    is_closing: bool  # nothing more is parsed; write take(), then close
+    is_open: bool  # an event waits for reply()
+    is_full: bool  # over 16 KiB of output wait for take(): next_event() gives None until then
+    is_body: bool  # in DATA or BDAT text: offer the big read window
     is_tls: bool
-    errors: int                # 4xx and 5xx replies so far
-    held_bytes: int            # unread input that the session keeps
-    commands: int              # command lines so far
+    errors: int  # 4xx and 5xx replies so far
+    held_bytes: int  # unread input that the session keeps
+    commands: int  # command lines so far
     def __init__(self, terms: Terms, id: bytes) -> None: ...
     def greet(self, reply: Reply) -> None:
         """Queue the greeting (2xx), or a refusal.  After 554 only QUIT is taken (RFC 5321 3.1), after 421 it closes."""

@@ -158,12 +158,6 @@ EVENTS: dict[str, Event] = {
         "The client broke the protocol; after a fatal violation the connection is closed",
         (*_SESSION, "phase", *_REPLY, "helo", "from", "tls", "size"),
     ),
-    "early_talker": Event(NOTICE, "The client spoke before the greeting", (*_SESSION, *_REPLY, "took_ms")),
-    "limit": Event(
-        NOTICE,
-        "The client ran into a limit",
-        (*_SESSION, "phase", "limit", "allowed", "found", *_REPLY, "helo", "from", "messages"),
-    ),
     "timeout": Event(
         INFO,
         "The client was silent for too long and got 421",

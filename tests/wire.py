@@ -43,7 +43,9 @@ class Inbox:
         envelope = message.envelope
         content = await message.content()
         body = content[len(message.prefix) :]
-        self.messages.append((envelope.sender, [r.address for r in envelope.recipients], message.prefix, body))
+        self.messages.append(
+            (envelope.sender, [r.address for r in envelope.recipients], message.prefix, body)
+        )
 
     @property
     def bodies(self) -> list[bytes]:
@@ -68,7 +70,7 @@ class Running:
 
 @asynccontextmanager
 async def serving(sink: Any = None, **config: Any) -> AsyncIterator[Running]:
-    """A server on a free port.  Clients from 127.0.0.1 relay by default; `relay={"networks": []}` makes them strangers."""
+    """A server on a free port.  Clients relay by default; `relay={"networks": []}` makes them strangers."""
     inbox, log = Inbox(), ListLog()
     config.setdefault("hostname", "mx.example")
     server = fastsmtp.Server(sink or inbox, listen=("127.0.0.1", 0), log=log, **config)

@@ -49,7 +49,9 @@ class TlsFacts:
 
     __slots__ = ("bits", "cipher", "is_resumed", "protocol", "server_name")
 
-    def __init__(self, protocol: str, cipher: str, bits: int, server_name: str = "", is_resumed: bool = False) -> None:
+    def __init__(
+        self, protocol: str, cipher: str, bits: int, server_name: str = "", is_resumed: bool = False
+    ) -> None:
         self.protocol = protocol
         self.cipher = cipher
         self.bits = bits
@@ -70,7 +72,17 @@ class Client:
     rates        events in the last minute by decision.Token, before the one under decision; 0 where no limit asks
     """
 
-    __slots__ = ("address", "connections", "has_pass", "may_relay", "name", "origin", "port", "rates", "skips_checks")
+    __slots__ = (
+        "address",
+        "connections",
+        "has_pass",
+        "may_relay",
+        "name",
+        "origin",
+        "port",
+        "rates",
+        "skips_checks",
+    )
 
     def __init__(self, address: Address, port: int = 0, origin: Origin = Origin.SOCKET) -> None:
         self.address = address
@@ -107,8 +119,8 @@ class Facts:
     """
 
     __slots__ = (
-        "client", "connections", "declared_bytes", "envelope", "has_waited", "header", "helo", "is_early", "is_extended",
-        "listener", "local_address", "messages", "recipient", "score", "sender", "session_id", "size_bytes",
+        "client", "connections", "declared_bytes", "envelope", "has_waited", "header", "helo", "is_early",
+        "is_extended", "listener", "local_address", "messages", "recipient", "score", "sender", "session_id", "size_bytes",
         "tags", "tls",
     )  # fmt: skip
 

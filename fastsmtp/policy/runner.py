@@ -52,7 +52,12 @@ class Round:
     __slots__ = ("_asking", "_decided", "_facts", "_phase", "_plan", "questions")
 
     def __init__(
-        self, plan: Plan, phase: Phase, facts: Facts, decided: list[tuple[int, Decision]], asking: list[_Asking]
+        self,
+        plan: Plan,
+        phase: Phase,
+        facts: Facts,
+        decided: list[tuple[int, Decision]],
+        asking: list[_Asking],
     ) -> None:
         self._plan = plan
         self._phase = phase
@@ -68,7 +73,9 @@ class Round:
         asking: list[_Asking] = []
         for waiting in self._asking:
             values = tuple(answers.get(question, _NO_ANSWER) for question in waiting.questions)
-            self._plan.step(self._phase, self._facts, waiting.at, waiting.generator, values, self._decided, asking)
+            self._plan.step(
+                self._phase, self._facts, waiting.at, waiting.generator, values, self._decided, asking
+            )
         if asking:
             return Round(self._plan, self._phase, self._facts, self._decided, asking)
         return combine(self._decided)
@@ -212,7 +219,8 @@ def effective_mode(stage: Stage, settings: Settings) -> Mode:
     """The milder of the stage's own mode and policy.mode; what is no rule can't be switched off."""
     if not stage.is_check:
         return "enforce"
-    return min(stage.mode, settings.policy.mode, key=_MILDNESS.__getitem__)
+    overall: Mode = settings.policy.mode  # type: ignore[assignment]
+    return min(stage.mode, overall, key=_MILDNESS.__getitem__)
 
 
 def combine(decided: list[tuple[int, Decision]]) -> Decision:

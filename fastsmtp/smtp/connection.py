@@ -73,9 +73,11 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "__weakref__", "_accepted_s", "_body_mark", "_buffer", "_commands", "_conversation", "_counted", "_is_busy",
-        "_has_quit", "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_listener", "_profile", "_proxy", "_raw", "_service",
-        "_session", "_session_id", "_task", "_timer", "_transport", "_upgrade", "_waiting", "_window", "bytes_in", "ends_s", "life", "patience_s", "since_s",
+        "__weakref__", "_accepted_s", "_body_mark", "_buffer", "_commands", "_conversation", "_counted",
+        "_is_busy", "_has_quit", "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_listener",
+        "_profile", "_proxy", "_raw", "_service", "_session", "_session_id", "_task", "_timer",
+        "_transport", "_upgrade", "_waiting", "_window", "bytes_in", "ends_s", "life", "patience_s",
+        "since_s",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -116,7 +118,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._raw is not None:
             # The TLS transport of our own upgrade; _upgraded() gets it.
             return
-        self._transport = self._raw = transport  # type: ignore[assignment]
+        self._transport = self._raw = transport
         service = self._service
         self._session_id = service.ids.next()
         self._accepted_s = self.since_s = now = service.now()
@@ -141,7 +143,9 @@ class Connection(asyncio.BufferedProtocol):
         """The client is known: make the session, and ask policy about the connection."""
         profile = self._profile
         may_xclient = client.address in profile.settings.xclient_from
-        self._session = Session(profile.xclient_terms if may_xclient else profile.terms, self._session_id.encode())
+        self._session = Session(
+            profile.xclient_terms if may_xclient else profile.terms, self._session_id.encode()
+        )
         facts = Facts(self._session_id, profile.settings.listen.name, local_address, client)
         self._conversation = Conversation(profile, self._session, facts)
         self.life = Life.DECIDING
@@ -531,9 +535,9 @@ class Connection(asyncio.BufferedProtocol):
         self._handshake()
 
     def _before_handshake(self) -> None:
-        wait = self._allow_handshake(self._implicit_decided)
-        if wait is not None:
-            self._spawn(wait)
+        if self._allow_handshake(self._implicit_decided) is not None:
+            # The ClientHello would be read in clear meanwhile, and could not be given back.
+            raise TypeError("a STARTTLS stage asks no questions on a listener with implicit TLS")
 
     def _implicit_decided(self, decision: Decision) -> None:
         self._conversation.apply(decision)
@@ -579,6 +583,15 @@ class Connection(asyncio.BufferedProtocol):
         agreed = profile.tls.handshake(outcome.ssl_object)  # type: ignore[union-attr]
         facts.tls = TlsFacts(
             agreed.protocol, agreed.cipher, agreed.bits, agreed.server_name, is_resumed=agreed.is_resumed
+        )
+        profile.log.line(
+            "tls",
+            id=facts.session_id,
+            client=facts.client.address.text,
+            tls=agreed.protocol,
+            cipher=agreed.cipher,
+            server_name=agreed.server_name or None,
+            is_resumed=agreed.is_resumed,
         )
         self._session.restart(is_tls=True)
         waiting, self._waiting = self._waiting, None

@@ -31,7 +31,7 @@ from fastsmtp.policy.decision import (
     Verdict,
 )
 from fastsmtp.policy.facts import Facts, Phase
-from fastsmtp.policy.runner import Plan, Round
+from fastsmtp.policy.runner import Round
 from fastsmtp.reply import Reply
 from fastsmtp.sink import Transaction
 
@@ -43,6 +43,7 @@ Wait = Coroutine[Any, Any, None] | None
 # An enumeration's members cost a look-up each time.
 _MAIL, _RCPT, _DATA, _END = Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.END
 _MESSAGES, _RECIPIENTS = int(Token.MESSAGES), int(Token.RECIPIENTS)
+
 
 class Conversation:
     """The state of one session above the wire.
@@ -106,7 +107,13 @@ class Conversation:
         path = event.path
         if decision.reply is None:
             self.facts.envelope = Envelope(
-                path.address, path.domain, event.size_bytes, event.body, event.is_smtputf8, event.ret, event.envid
+                path.address,
+                path.domain,
+                event.size_bytes,
+                event.body,
+                event.is_smtputf8,
+                event.ret,
+                event.envid,
             )
             if not decision.effects:
                 self.session.reply(reply.SENDER_OK)
@@ -155,7 +162,7 @@ class Conversation:
         return self._rcpt_later(recipient, answer, delay_s)
 
     async def _rcpt_later(
-        self, recipient: Recipient, answer: Reply | None | Awaitable[Reply | None], delay_s: float
+        self, recipient: Recipient, answer: Reply | Awaitable[Reply | None] | None, delay_s: float
     ) -> None:
         if answer is not None and type(answer) is not Reply:
             answer = await self._asked(answer)  # type: ignore[arg-type]
@@ -194,7 +201,7 @@ class Conversation:
         return self._data_later(answer, positive, delay_s)
 
     async def _data_later(
-        self, answer: Reply | None | Awaitable[Reply | None], positive: Reply, delay_s: float
+        self, answer: Reply | Awaitable[Reply | None] | None, positive: Reply, delay_s: float
     ) -> None:
         if answer is not None and type(answer) is not Reply:
             answer = await self._asked(answer)  # type: ignore[arg-type]
@@ -252,7 +259,7 @@ class Conversation:
     async def _commit_later(self, answer: Reply | Awaitable[Reply], delay_s: float) -> None:
         try:
             if type(answer) is not Reply:
-                answer = await self._asked(answer)  # type: ignore[arg-type, assignment]
+                answer = await self._asked(answer)  # type: ignore[arg-type]
         finally:
             # The answer is known, or the sink has failed and given the message up.
             self.is_committing = False

@@ -48,7 +48,9 @@ class Listener:
         """Start accepting, or go on after pause()."""
         duplicate = self._socket.dup()
         duplicate.setblocking(False)
-        self._server = await self.service.loop.create_server(self._connection, sock=duplicate, backlog=BACKLOG)
+        self._server = await self.service.loop.create_server(
+            self._connection, sock=duplicate, backlog=BACKLOG
+        )
         self.is_paused = False
 
     def _connection(self) -> Connection:

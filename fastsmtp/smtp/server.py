@@ -18,7 +18,7 @@ import asyncio
 import socket
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from fastsmtp._counters import Counters
 from fastsmtp.config.load import load
@@ -57,7 +57,10 @@ class Server:
         self,
         sink: Handler | Sink,
         *,
-        listen: tuple[str, int] | socket.socket | Sequence[tuple[str, int] | socket.socket] = ("127.0.0.1", 0),
+        listen: tuple[str, int] | socket.socket | Sequence[tuple[str, int] | socket.socket] = (
+            "127.0.0.1",
+            0,
+        ),
         log: Log | None = None,
         listener: Mapping[str, Any] | None = None,
         observer: Observer | None = None,
@@ -65,7 +68,7 @@ class Server:
         **config: Any,
     ) -> None:
         if isinstance(listen, socket.socket) or (isinstance(listen, tuple) and isinstance(listen[0], str)):
-            listen = [listen]  # type: ignore[list-item]
+            listen = [listen]
         self._places: list[tuple[str, int] | socket.socket] = list(listen)  # type: ignore[arg-type]
         self._sink = sink
         self._log = log or NullLog()
@@ -109,7 +112,7 @@ class Server:
 
     def _as_sink(self, body_memory_bytes: int) -> Sink:
         if hasattr(self._sink, "open"):
-            return self._sink
+            return cast("Sink", self._sink)
         return CallableSink(self._sink, budget=Budget(body_memory_bytes), log=self._log)
 
     async def stop(self) -> None:

@@ -178,7 +178,9 @@ class Service:
             self.is_stressed = is_stressed
             found = self.counters.connections()
             if is_stressed:
-                self.log.line("overload", limit="limits.connections", allowed=self._connections_max, found=found)
+                self.log.line(
+                    "overload", limit="limits.connections", allowed=self._connections_max, found=found
+                )
             else:
                 self.log.line("overload_end", limit="limits.connections", found=found)
 

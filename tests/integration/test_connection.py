@@ -1,4 +1,4 @@
-"""The connection: greeting delay, PROXY, XCLIENT, limits, time, flow. With a clock of the test's own where time matters."""
+"""The connection: greeting delay, PROXY, XCLIENT, limits, time, flow; where time matters with a clock of the test's."""
 
 from __future__ import annotations
 
@@ -99,7 +99,13 @@ def test_who_is_silent_is_sent_away_and_told_why(
             wire = await server.connect()
             await wire.codes(sent, replies)
             connection = next(iter(server.service.connections))
-            await until(lambda: connection.since_s + connection.patience_s <= 1_000.0 + passes_s or connection.ends_s <= 1_000.0 + passes_s or connection.is_transaction_over(1_000.0 + passes_s))
+            await until(
+                lambda: (
+                    connection.since_s + connection.patience_s <= 1_000.0 + passes_s
+                    or connection.ends_s <= 1_000.0 + passes_s
+                    or connection.is_transaction_over(1_000.0 + passes_s)
+                )
+            )
             server.later(passes_s)
             assert (await wire.rest()).startswith(last)
             assert server.inbox.messages == []

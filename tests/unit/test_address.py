@@ -22,7 +22,9 @@ def test_an_address_has_one_form(text: str, canonical: str, is_loopback: bool, l
     assert (address.text, address.is_loopback, address.literal) == (canonical, is_loopback, literal)
 
 
-@pytest.mark.parametrize("text", ["", "192.0.2", "192.0.2.256", "01.2.3.4.5", "host.example", "::g", "1.2.3.4\n"])
+@pytest.mark.parametrize(
+    "text", ["", "192.0.2", "192.0.2.256", "01.2.3.4.5", "host.example", "::g", "1.2.3.4\n"]
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no IP address"):
         Address(text)

@@ -21,7 +21,13 @@ BUSY = defer(reply.OVERLOADED)
 
 
 def settings(**policy: Any) -> Settings:
-    return load(values={"hostname": "mx.example", "accept": [{"domain": ["*"], "deliver": "discard"}], "policy": policy}).settings[0]
+    return load(
+        values={
+            "hostname": "mx.example",
+            "accept": [{"domain": ["*"], "deliver": "discard"}],
+            "policy": policy,
+        }
+    ).settings[0]
 
 
 def facts(*, skips_checks: bool = False) -> Facts:
@@ -51,7 +57,9 @@ def raises(name: str, on_error: OnError) -> Stage:
 def asks(name: str, *questions: str, rounds: int = 1) -> Stage:
     """Refuses when an answer is "bad", in each of so many rounds."""
 
-    def function(facts: Facts, settings: Settings) -> Generator[tuple[str, ...], tuple[Any, ...], Decision | None]:
+    def function(
+        facts: Facts, settings: Settings
+    ) -> Generator[tuple[str, ...], tuple[Any, ...], Decision | None]:
         for at in range(rounds):
             answers = yield tuple(f"{question}{at or ''}" for question in questions)
             if "bad" in answers:

@@ -201,7 +201,8 @@ def test_early_talkers_and_the_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "allowed", "is_refused"), [(0, 1000, False), (1000, 1000, False), (1001, 1000, True), (10**12, 0, False)]
+    ("declared", "allowed", "is_refused"),
+    [(0, 1000, False), (1000, 1000, False), (1001, 1000, True), (10**12, 0, False)],
 )
 def test_declared_size(declared: int, allowed: int, is_refused: bool) -> None:
     known = facts()
@@ -213,7 +214,10 @@ def test_declared_size(declared: int, allowed: int, is_refused: bool) -> None:
 @pytest.mark.parametrize(("hops", "is_refused"), [(0, False), (100, False), (101, True)])
 def test_a_loop_is_stopped(hops: int, is_refused: bool) -> None:
     scanner = _body.HeaderScanner()
-    scanner.feed(b"Received: from somewhere\r\n\tby another place\r\n" * hops + b"Subject: x\r\n\r\nReceived: in the body\r\n")
+    scanner.feed(
+        b"Received: from somewhere\r\n\tby another place\r\n" * hops
+        + b"Subject: x\r\n\r\nReceived: in the body\r\n"
+    )
     known = facts()
     known.header = scanner.finish()
     decision = message.stop_loop(known, settings())

@@ -15,13 +15,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fastsmtp import _parser, _session
+from fastsmtp import _dnscodec, _parser, _session
 from fastsmtp import reply as replies
 from fastsmtp._body import HeaderScanner
+from fastsmtp.errors import ProtocolError
 from tests.reference import data as reference_data
 from tests.reference import parser as reference_parser
 from tests.reference import session as reference_session
 from tests.reference.header import Header, read_header
+from tests.reference.nexthop import NextHopReply, read_replies
 from tests.reference.parser import Fault
 from tests.reference.play import Answers, Outcome, Player, comparable
 
@@ -186,9 +188,56 @@ def session(data: bytes) -> None:
     play_session(int.from_bytes(data[:3]), data[3:])
 
 
+def nexthop(wire: bytes) -> None:
+    """ReplyParser: a ProtocolError or the replies, at any cut.  What came before an error need not be told."""
+    expected = read_replies(wire)
+    for pieces in cuts_of(wire):
+        reader = _parser.ReplyParser()
+        replies_read = []
+        is_broken = False
+        try:
+            for piece in pieces:
+                replies_read += reader.feed(piece)
+        except ProtocolError:
+            is_broken = True
+        found = [NextHopReply(reply.code, reply.enhanced, reply.lines) for reply in replies_read]
+        assert is_broken == (expected is None), f"{wire!r} is broken: {is_broken}"
+        assert is_broken or found == expected, f"{found} is not {expected}"
+
+
+# Every type that the codec takes apart, and one that it doesn't: A NS CNAME SOA PTR MX TXT AAAA SRV TLSA, 65280.
+DNS_TYPES = (1, 2, 5, 6, 12, 15, 16, 28, 33, 52, 65_280)
+
+
+def dns(data: bytes) -> None:
+    """The answer in a packet: header and question are right, so that the fuzzer gets behind them.
+
+    data: an octet for the type, two for the flags, one each for the three counts, then the packet's records.
+    """
+    if len(data) < 6:
+        return
+    question = _dnscodec.Question(b"example.org", DNS_TYPES[data[0] % len(DNS_TYPES)])
+    query = _dnscodec.encode_query(question, 1, has_edns=False)
+    head = query[:2] + bytes([0x80 | data[1], data[2], 0, 1, 0, data[3], 0, data[4], 0, data[5]])
+    packet = head + query[12:] + data[6:]
+    answer = _dnscodec.decode(packet, question)
+    assert repr(answer) == repr(_dnscodec.decode(packet, question))
+    if answer is None:
+        return
+    assert isinstance(answer.status, _dnscodec.Status)
+    assert 0 <= answer.ttl <= 86_400
+    assert not (answer.is_failed and answer.records)
+    # A name that is read can be asked for.
+    for record in answer.records:
+        if question.type in {2, 5, 12}:
+            assert _dnscodec.encode_query(_dnscodec.Question(record, 1), 1)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "body": body,
     "parser": parser,
     "data": data,
     "session": session,
+    "nexthop": nexthop,
+    "dns": dns,
 }

@@ -189,7 +189,7 @@ cdef Answer failure(int status):
 # ------------------------------------------------------------------- names
 
 cdef int wire_name(const uint8_t *text, Py_ssize_t length, uint8_t *out) noexcept nogil:
-    """Write the name in wire form; returns its length, or -1 when no such name can exist.
+    """Write the name in wire form and lower case; returns its length, or -1 when no such name can exist.
 
     out has room for NAME_BYTES.  <domain> is RFC 1035 section 5.1, without the last dot; "" is the root.
     """
@@ -224,7 +224,7 @@ cdef int wire_name(const uint8_t *text, Py_ssize_t length, uint8_t *out) noexcep
                 i += 1
         if at - label > 63 or at >= NAME_BYTES - 1:
             return -1
-        out[at] = <uint8_t>byte
+        out[at] = <uint8_t>(byte + 32 if c"A" <= byte <= c"Z" else byte)
         at += 1
     out[label] = <uint8_t>(at - label - 1)
     out[at] = 0
@@ -537,12 +537,9 @@ cdef int read_answer(const uint8_t *p, int n, int at, const uint8_t *name, int n
         if record_type == SOA and i < authorities and rdlength >= 22:
             ttl = u32(p + at + 4)
             negative = u32(p + at + 10 + rdlength - 4)
-            if ttl < negative:
-                negative = ttl
-            if negative > NEGATIVE_CAP_S:
-                negative = NEGATIVE_CAP_S if negative <= 0x7FFFFFFF else 0
-            if least < negative:
-                negative = least
+            if ttl > 0x7FFFFFFF or negative > 0x7FFFFFFF:
+                negative = 0
+            negative = min(min(ttl, negative), min(least, <uint32_t>NEGATIVE_CAP_S))
         elif record_type == OPT and i >= authorities:
             rcode |= p[at + 4] << 4
         at += 10 + rdlength

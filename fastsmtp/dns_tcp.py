@@ -93,12 +93,12 @@ class Stream(asyncio.Protocol):
     # ------------------------------------------------ asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        stream: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's is no subclass
+        self._transport = stream
         if self.is_closed:
-            transport.abort()
+            stream.abort()
             return
-        transport.writelines(self._unsent)
+        stream.writelines(self._unsent)
         self._unsent.clear()
         self._rest()
 

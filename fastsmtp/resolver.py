@@ -25,6 +25,7 @@ from fastsmtp._dns import (
     CASE,
     FAILED,
     NO_EDNS,
+    NOBODY,
     TIMED_OUT,
     TRUNCATED,
     Answer,
@@ -53,6 +54,8 @@ A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, TLSA = 1, 2, 5, 6, 12, 15, 16, 28, 3
 
 # Sockets a server: each batch leaves from one of them, drawn at random.
 POOL = 8
+# Queries that leave at once; more wait for the next tick: a server's socket takes some 270 (212 kB of buffer).
+BURST = 128
 # How exact deadlines and retries are.
 TICK_S = 0.05
 # Silence before the next try, for the first, second and every later one.  glibc waits 5 s, unbound's first
@@ -246,6 +249,10 @@ class Resolver:
 
     def _send(self, questions: list[Open], number: int, now: float) -> None:
         server = self.name_servers[number]
+        if len(questions) > BURST:
+            for question in questions[BURST:]:
+                question.due = now
+            questions = questions[:BURST]
         slot = self.engine.draw(POOL)
         port = server.ports[slot]
         if port is None or port.is_spent(now):
@@ -356,7 +363,9 @@ class Resolver:
             if stream is not None:
                 stream.forget(question)
             server, verdict = question.server, question.verdict
-            if verdict == CASE and not server.case_matches and server.case_misses >= CASE_MISSES:
+            if verdict == NOBODY:
+                self._mark_unreachable(server, now)
+            elif verdict == CASE and not server.case_matches and server.case_misses >= CASE_MISSES:
                 server.mixes_case = False
             if verdict in (TRUNCATED, CASE):
                 self._ask_stream(question, self.name_servers.index(server))

@@ -90,6 +90,7 @@ class Master:
         self._plan = plan
         self._poll = select.poll()
         self._regions: set[int] = set()
+        self._used = 1
         self._account: Account | None = None
         self._descriptors = 0
         self._current: Generation | None = None
@@ -210,6 +211,8 @@ class Master:
             self._log.line("notice", what="user", reason=warning)
         plan.own(None if account is None else (account.uid, account.gid))
         self._account = account
+        # What earlier generations left in cycles is let go; what is there now stays out of the collector's way.
+        gc.unfreeze()
         gc.collect()
         gc.freeze()
         generation = Generation(plan, bound, assign(bound, plan.workers), self._now(), reason)
@@ -224,10 +227,16 @@ class Master:
         if index is None:
             generation.due[number] = now + 1.0
             return
-        ours, theirs = Channel.pair()
+        try:
+            ours, theirs = Channel.pair()
+        except OSError as error:
+            self._put_off(generation, number, error)
+            return
         plan, seat = generation.plan, generation.seats[number]
         region = self._counters.region(index)
-        self._counters.use(max(index, *self._regions, 0) + 1)
+        # Never fewer: what an ended worker knew of rates and passes still counts.
+        self._used = max(self._used, index + 1)
+        self._counters.use(self._used)
         account, descriptors = self._account, self._descriptors
         self._log.flush()
 
@@ -242,8 +251,7 @@ class Master:
             pid = fork(keep, body)
         except OSError as error:
             ours.close()
-            self._log.line("worker_exit", worker=number, reason=f"fork: {error.strerror}", delay_s=1.0)
-            generation.due[number] = now + 1.0
+            self._put_off(generation, number, error)
             return
         finally:
             theirs.close()
@@ -251,6 +259,11 @@ class Master:
         generation.workers[pid] = Worker(pid, number, index, ours, Pulse(now), now)
         self._poll.register(ours.fileno(), select.POLLIN)
         self._log.line("worker_start", worker=number, pid=pid, reason=reason)
+
+    def _put_off(self, generation: Generation, number: int, error: OSError) -> None:
+        """The system has no process or descriptor to spare: try again in a second."""
+        generation.due[number] = self._now() + 1.0
+        self._log.line("worker_exit", worker=number, reason=f"cannot fork: {error.strerror}", delay_s=1.0)
 
     def _hear_workers(self) -> None:
         for generation in self._generations():
@@ -485,7 +498,7 @@ class Master:
     def _keep_sockets(self) -> None:
         """Close the addresses that no configuration in force has; draining workers let go of theirs."""
         self._sockets.keep(
-            one.wanted
+            one.key
             for generation in (self._current, self._coming)
             if generation is not None
             for listener in generation.bound
@@ -496,7 +509,11 @@ class Master:
 
     def _try(self, attempt: Callable[[], None], then: Callable[[str], None]) -> None:
         self._log.flush()
-        trial = Trial(self._plan.descriptors, attempt, self._now() + TRIAL_S)
+        try:
+            trial = Trial(self._plan.descriptors, attempt, self._now() + TRIAL_S)
+        except OSError as error:
+            then(f"cannot fork to check it: {error.strerror}")
+            return
         self._trial = trial, then
         self._poll.register(trial.fd, select.POLLIN)
 
@@ -567,6 +584,9 @@ class Master:
                 if worker.state is not State.LEAVING and not worker.channel.send_files(fds):
                     # It doesn't listen; its successor will know.
                     worker.kill(signal.SIGTERM)
+        except OSError:
+            # No memory file to be had: workers to come have the new contents, so let others come.
+            self._renew("files")
         finally:
             for fd in fds.values():
                 os.close(fd)

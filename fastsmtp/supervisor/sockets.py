@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -32,19 +33,20 @@ FIRST_HANDED_OVER: Final = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 Address = tuple[str, int]
+Key = tuple[str, int, int]
 
 
 @dataclass(slots=True)
 class Bound:
     """One address and its sockets.
 
-    wanted   what the configuration says (port 0 stays 0)
+    key      what the configuration says (port 0 stays 0), and which of several such it is
     actual   where it listens
     fds      the sockets
     shared   all workers take all of them
     """
 
-    wanted: Address
+    key: Key
     actual: Address
     fds: list[int] = field(default_factory=list)
     shared: bool = False
@@ -109,7 +111,7 @@ class Sockets:
 
     def __init__(self, adopted: Sequence[HandedOver] = ()) -> None:
         self._adopted = list(adopted)
-        self._bound: dict[Address, Bound] = {}
+        self._bound: dict[Key, Bound] = {}
 
     def fds(self) -> list[int]:
         """All that are open."""
@@ -124,35 +126,42 @@ class Sockets:
         try:
             given = match(self._adopted, listeners)
             plan: list[list[Bound]] = []
+            seen: Counter[Address] = Counter()
             for at, listener in enumerate(listeners):
                 if given[at]:
-                    plan.append([Bound(one.address, one.address, [one.fd], True) for one in given[at]])
-                else:
-                    plan.append([self._open(address, workers) for address in listener.addresses])
+                    plan.append([Bound((*one.address, 0), one.address, [one.fd], True) for one in given[at]])
+                    continue
+                plan.append([])
+                for address in listener.addresses:
+                    if seen[address] and address[1]:
+                        raise ConfigError(f"{show(*address)} is listed twice")
+                    plan[at].append(self._open((*address, seen[address]), workers))
+                    seen[address] += 1
             return plan
         except ConfigError:
-            for address, bound in list(self._bound.items()):
-                if address not in before:
+            for key, bound in self._bound.items():
+                if key not in before:
                     _close(bound.fds)
             self._bound = before
             raise
 
-    def _open(self, wanted: Address, workers: int) -> Bound:
-        bound = self._bound.get(wanted)
+    def _open(self, key: Key, workers: int) -> Bound:
+        bound = self._bound.get(key)
+        wanted = key[:2]
         if bound is None:
             # Where we listen on this port already (127.0.0.1:25, and now 0.0.0.0:25), the port is ours.
-            is_ours = any(one.actual[1] == wanted[1] for one in self._bound.values())
-            bound = self._bound[wanted] = Bound(wanted, wanted if is_ours else free_address(wanted))
+            is_ours = any(wanted[1] and one.actual[1] == wanted[1] for one in self._bound.values())
+            bound = self._bound[key] = Bound(key, wanted if is_ours else free_address(wanted))
         while len(bound.fds) < max(SPREAD, workers):
             # A socket that joins later takes nothing away from the others.
             bound.fds.append(open_one(bound.actual))
         return bound
 
-    def keep(self, wanted: Iterable[Address]) -> None:
+    def keep(self, wanted: Iterable[Key]) -> None:
         """Close the sockets of all other addresses.  Only when no worker needs them."""
         wanted = set(wanted)
-        for address in [address for address in self._bound if address not in wanted]:
-            _close(self._bound.pop(address).fds)
+        for key in [key for key in self._bound if key not in wanted]:
+            _close(self._bound.pop(key).fds)
 
     def close(self) -> None:
         self.keep(())

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastsmtp.errors import ConfigError
+from fastsmtp.supervisor import master
 from fastsmtp.supervisor.master import Master, StartFailed
 from fastsmtp.supervisor.shapes import Listener, Seat
 
@@ -67,7 +68,7 @@ class StandIn:
                 raise ConfigError(f"{path}: is bad")
             if contents.startswith(b"die"):
                 os.kill(os.getpid(), signal.SIGKILL)
-        pairs = {(self.contents | files)[path] for path in self.watched if path.endswith(".pem")}
+        pairs = {(self.contents | dict(files))[path] for path in self.watched if path.endswith(".pem")}
         if len(pairs) > 1:
             raise ConfigError("the key doesn't fit the certificate")
 
@@ -187,6 +188,8 @@ def ready(plan: object, addresses: list[list[tuple[str, int]]]) -> None:
 
 
 def main(path: str) -> int:
+    # How old a generation may get; 23 hours are too long for a test.
+    master.RENEW_S = json.loads(pathlib.Path(path).read_text()).get("renew_s", master.RENEW_S)  # type: ignore[misc]
     try:
         return Master(load(path), lambda: load(path), on_ready=ready).run()
     except (ConfigError, StartFailed) as error:

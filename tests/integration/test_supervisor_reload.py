@@ -205,6 +205,14 @@ def test_what_cannot_be_swapped_in_place_is_a_rolling_replacement(tmp_path: path
             assert other.say(b"PING").endswith(b" roll\r\n")
 
 
+def test_a_generation_that_gets_old_is_replaced_so_that_ticket_keys_are(tmp_path: pathlib.Path) -> None:
+    with standin(tmp_path, renew_s=0.5) as server:
+        first = set(workers_of(server.pid)) if server.ready() else set()
+        server.wait_for("^reload reason=tickets workers=2")
+        for pid in first:
+            server.wait_for(rf"^worker_exit worker=\d pid={pid} reason=asked took_ms=\d+ status=0")
+
+
 def replace(path: pathlib.Path, text: str) -> None:
     """Write a file as an editor does."""
     fresh = path.with_suffix(".new")

@@ -81,8 +81,8 @@ def test_when_the_master_itself_stood_still_workers_are_not_blamed() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 24])
 def test_every_socket_has_one_owner_and_shared_ones_all(workers: int) -> None:
-    own = Bound(("127.0.0.1", 25), ("127.0.0.1", 25), list(range(100, 124)))
-    shared = Bound(("127.0.0.2", 25), ("127.0.0.2", 25), [7], shared=True)
+    own = Bound(("127.0.0.1", 25, 0), ("127.0.0.1", 25), list(range(100, 124)))
+    shared = Bound(("127.0.0.2", 25, 0), ("127.0.0.2", 25), [7], shared=True)
     seats = assign([[own], [shared]], workers)
     dealt = [fd for seat in seats for listener, fd in seat if listener == 0]
     assert sorted(dealt) == own.fds
@@ -128,11 +128,24 @@ def test_sockets_stay_while_their_address_does_and_grow_with_the_workers() -> No
         again = sockets.bind([Listener("mx", (("127.0.0.1", 0),))], 30)
         assert again[0][0].actual[1] == port
         assert len(again[0][0].fds) == 30
-        sockets.keep([("127.0.0.1", 0)])
+        sockets.keep([("127.0.0.1", 0, 0)])
         assert len(sockets.fds()) == 30
     finally:
         sockets.close()
     assert sockets.fds() == []
+
+
+def test_an_address_stands_once_and_any_free_port_as_often_as_one_likes() -> None:
+    sockets = Sockets()
+    try:
+        any_port = [Listener("a", (("127.0.0.1", 0),)), Listener("b", (("127.0.0.1", 0),))]
+        (first,), (second,) = sockets.bind(any_port, 1)
+        assert first.actual != second.actual
+        assert [bound.actual for (bound,) in sockets.bind(any_port, 1)] == [first.actual, second.actual]
+        with pytest.raises(ConfigError, match=rf"127.0.0.1:{first.actual[1]} is listed twice"):
+            sockets.bind([Listener("a", (first.actual,)), Listener("b", (first.actual,))], 1)
+    finally:
+        sockets.close()
 
 
 def test_a_wildcard_address_joins_a_port_that_is_ours() -> None:

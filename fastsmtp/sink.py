@@ -243,10 +243,11 @@ class DirectTransaction:
         return self._asked(handover, hop, recipient)
 
     async def _asked(self, handover: HandOver, hop: NextHop, recipient: Recipient) -> Reply | None:
+        had_failed = handover.failure is not None
         answer = await handover.add(recipient)
         if not handover.has_told:
             self._sink.note_untold(hop)
-        if answer is not None and handover.failure is not None:
+        if answer is not None and handover.failure is not None and not had_failed:
             self._log_hop(hop, str(handover.failure), answer)
         return answer
 

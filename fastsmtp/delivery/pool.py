@@ -134,7 +134,7 @@ class Pool:
         if hop is None:
             return
         now = self._now()
-        if self._is_closed or hop.tells == "proxy" or now - link.born_s > self.limits.age_s:
+        if self._is_closed or hop.tells == "proxy" or now - link.born_s >= self.limits.age_s:
             # With a PROXY header a connection is one client's for good.
             link.quit()
             return

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 import pytest
 
@@ -59,12 +59,15 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
 
-def needs_postfix(test: Callable[..., None]) -> Callable[..., None]:
+_IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+T = TypeVar("T", bound=Callable[..., object])
+
+
+def needs_postfix(test: T) -> T:
     """For tests that start one."""
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    return needs("postfix", "postconf")(
-        pytest.mark.skipif(not is_root, reason="Postfix starts as root")(test)
-    )
+    marked = pytest.mark.skipif(not _IS_ROOT, reason="Postfix starts as root")(test)
+    return cast(T, needs("postfix", "postqueue", "sendmail")(marked))
 
 
 def free_port() -> int:

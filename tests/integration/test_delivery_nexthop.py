@@ -18,6 +18,8 @@ from fastsmtp.reply import Reply
 from fastsmtp.sink import DirectSink
 from tests.handing import PREFIX, deliver, facts, finished, opened, rcpt
 from tests.nexthop import DROP, EXTENSIONS, RESET, SILENCE, Answer, NextHop
+from tests.wire import run as in_loop
+from tests.wire import serving
 
 # Deadlines for a next hop that says nothing; the others are never reached.
 SHORT = Limits(
@@ -59,7 +61,7 @@ def with_hop(
             await sink.close()
             assert sink.pool.open_count == 0
 
-    asyncio.run(run())
+    in_loop(run)
 
 
 def test_a_message_is_handed_over_and_the_answer_passed_back(tmp_path: Path) -> None:
@@ -477,7 +479,7 @@ def test_an_unknown_next_hop_and_a_closed_port_are_451(tmp_path: Path) -> None:
             assert await deliver(sink, [rcpt(b"joe@example.org", dest)], BODY) == reply.NEXT_HOP_DOWN
         await sink.close()
 
-    asyncio.run(run())
+    in_loop(run)
 
 
 def test_addresses_are_tried_in_turn(tmp_path: Path) -> None:
@@ -501,7 +503,7 @@ def test_addresses_are_tried_in_turn(tmp_path: Path) -> None:
             await sink.close()
         assert asked == ["mail.example"]
 
-    asyncio.run(run())
+    in_loop(run)
 
 
 # --- who the client was ---------------------------------------------------------------------------------
@@ -649,3 +651,41 @@ def test_an_old_connection_is_not_kept(tmp_path: Path) -> None:
         assert case.hop.connections == 3
 
     with_hop(tmp_path, NextHop(), scenario, Limits(age_s=0.0))
+
+
+# --- behind the whole server ------------------------------------------------------------------------------
+
+
+def test_a_client_of_the_server_hears_the_next_hop(tmp_path: Path) -> None:
+    answers = {
+        b"RCPT TO:<no@": b"550 5.1.1 Nobody",
+        b".": [b"250 2.0.0 Ok: queued as 4711", b"451 4.7.1 Later"],
+    }
+
+    async def scenario(case: Case) -> None:
+        accept = [{"domain": ["example.org"], "deliver": case.hop.dest}]
+        async with serving(case.sink, accept=accept) as running:
+            wire = await running.connect()
+            assert await wire.codes(b"EHLO a.example\r\nMAIL FROM:<a@example.net>\r\n", 2) == [250, 250]
+            code, text = await wire.ask(b"RCPT TO:<no@example.org>")
+            assert (code, text.split(b" (id ")[0]) == (550, b"5.1.1 Nobody")
+            assert await wire.codes(b"RCPT TO:<joe@example.org>\r\nDATA\r\n", 2) == [250, 354]
+            code, text = await wire.ask(b"Subject: x\r\n\r\n..dot\r\n.")
+            assert code == 250
+            assert text.endswith(b" handed over: Ok: queued as 4711")
+            [found] = case.hop.messages
+            assert found.startswith(b"Received: from a.example ")
+            assert found.endswith(b"Subject: x\r\n\r\n..dot\r\n")
+            start = b"MAIL FROM:<a@example.net>\r\nRCPT TO:<joe@example.org>\r\nDATA\r\n"
+            assert await wire.codes(start, 3) == [250, 250, 354]
+            code, text = await wire.ask(b"x\r\n.")
+            assert (code, text.split(b" (id ")[0]) == (451, b"4.7.1 Later")
+            # A client that goes in the middle leaves the connection to the next hop in order.
+            assert await wire.codes(start, 3) == [250, 250, 354]
+            await wire.send(b"half a mess")
+            wire.abort()
+            await case.hop.seen(b"RSET")
+            assert len(case.hop.messages) == 2
+            assert case.hop.connections == 1
+
+    with_hop(tmp_path, NextHop(answers=answers), scenario)

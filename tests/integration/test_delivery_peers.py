@@ -24,6 +24,7 @@ from tests.handing import PREFIX, deliver, facts, opened, rcpt
 from tests.integration.postfix import PATIENCE_S, Postfix, free_port, needs_postfix
 from tests.mails import MAILS
 from tests.peers import SEARCH_PATH
+from tests.wire import run as in_loop
 
 
 def with_sink(tmp_path: Path, scenario: Callable[[DirectSink], Awaitable[None]]) -> None:
@@ -34,7 +35,7 @@ def with_sink(tmp_path: Path, scenario: Callable[[DirectSink], Awaitable[None]])
         await scenario(sink)
         await sink.close()
 
-    asyncio.run(run())
+    in_loop(run)
 
 
 def chunks(mail: bytes) -> list[bytes]:

@@ -160,7 +160,7 @@ def test_a_client_that_reads_nothing_while_it_sends_a_million_noops() -> None:
 
 async def _writable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
     ready = loop.create_future()
-    loop.add_writer(sock, lambda: ready.done() or ready.set_result(None))
+    loop.add_writer(sock, lambda: None if ready.done() else ready.set_result(None))
     try:
         await ready
     finally:

@@ -83,7 +83,7 @@ async def serve(sock: socket.socket, tls: ServerTls) -> None:
     alive: set[Worker] = set()
     over = loop.create_future()
     # The master's end of stdin is everybody's.
-    loop.add_reader(0, lambda: over.done() or over.set_result(None))
+    loop.add_reader(0, lambda: None if over.done() else over.set_result(None))
     server = await loop.create_server(lambda: Worker(tls, alive), sock=sock)
     await over
     server.close()

@@ -11,7 +11,7 @@ from tests.unit.config_host import FakeHost
 
 PEM = "-----BEGIN CERTIFICATE-----\n"
 KEY = "-----BEGIN PRIVATE KEY-----\n"
-FILES = {
+FILES: dict[str, str | bytes] = {
     "/cert.pem": PEM,
     "/key.pem": KEY,
     "/both.pem": PEM + KEY,
@@ -185,9 +185,8 @@ FAULTS = [
 
 
 def faults_of(text: str | bytes, **flags: object) -> list[str]:
-    host = FakeHost(
-        {**FILES, "/open.pem": KEY, "/f.toml": text}, modes={"/open.pem": 0o644, "/key.pem": 0o640}
-    )
+    files: dict[str, str | bytes] = {**FILES, "/open.pem": KEY, "/f.toml": text}
+    host = FakeHost(files, modes={"/open.pem": 0o644, "/key.pem": 0o640})
     with pytest.raises(ConfigError) as raised:
         load(Flags(config="/f.toml", **flags), host=host)  # type: ignore[arg-type]
     assert str(raised.value) == "\n".join(raised.value.faults)

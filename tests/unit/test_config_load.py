@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import FrozenInstanceError, replace
+from typing import Any
 
 import pytest
 
@@ -153,7 +154,7 @@ def test_recipients_are_a_set_of_keys_read_once() -> None:
     first, second = loaded().settings
     accept = first.accept.find(b"example.org")
     assert accept is not None
-    assert accept.recipients == {b"alice@example.org", b"bob@example.net"}
+    assert accept.recipients == frozenset({b"alice@example.org", b"bob@example.net"})
     assert accept.pass_client == "xforward"
     assert second.accept is first.accept
     suffix = first.accept.find(b"x.example.org")
@@ -175,7 +176,7 @@ def test_a_worker_compiles_the_same_from_a_snapshot_and_a_change_to_it() -> None
     changed = compile_settings(result.config, result.lists.with_file("/people", b"carol@example.org\n"))
     accept = changed[0].accept.find(b"example.org")
     assert accept is not None
-    assert accept.recipients == {b"carol@example.org"}
+    assert accept.recipients == frozenset({b"carol@example.org"})
     with pytest.raises(ConfigError, match=r"^/people:1: 'carol' has no domain$"):
         compile_settings(result.config, result.lists.with_file("/people", b"carol\n"))
     assert Lists().with_file("/a", b"b").files == {"/a": b"b"}
@@ -213,7 +214,7 @@ FLAGS = [
 
 @pytest.mark.parametrize(("flags", "key", "value", "origin"), FLAGS)
 def test_each_value_says_where_it_comes_from(
-    flags: dict[str, object], key: str, value: object, origin: str
+    flags: dict[str, Any], key: str, value: object, origin: str
 ) -> None:
     host = FakeHost(FILES, environ={"HOME": "/home/me"})
     # --deliver with lmtp-only pass_client is a fault of its own, tested elsewhere.
@@ -317,7 +318,7 @@ def test_the_host_name_when_nobody_says(
     name: str, hosts: str, hostname: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Named(FakeHost):
-        name = FakeHost.__mro__[1].name  # the real one, over the fake's files
+        name = FakeHost.__mro__[1].name  # type: ignore[attr-defined]  # the real one, over the fake's files
 
     monkeypatch.setattr("socket.gethostname", lambda: name)
     result = load(host=Named({"/etc/hosts": hosts}))

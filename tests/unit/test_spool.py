@@ -99,7 +99,7 @@ BROKEN = [(errno.EIO, errors.StorageFailed), (errno.EROFS, errors.StorageFailed)
 
 @pytest.mark.parametrize("is_threaded", [False, True])
 @pytest.mark.parametrize("at", [1, 2, 3])
-@pytest.mark.parametrize(("number", "error"), FULL + BROKEN)
+@pytest.mark.parametrize(("number", "error"), [*FULL, *BROKEN])
 def test_a_full_or_broken_disk_is_told_apart(
     tmp_path: Path, number: int, error: type[Exception], at: int, is_threaded: bool
 ) -> None:

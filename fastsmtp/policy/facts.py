@@ -120,8 +120,8 @@ class Facts:
 
     __slots__ = (
         "client", "connections", "declared_bytes", "envelope", "has_waited", "header", "helo", "is_early",
-        "is_extended", "listener", "local_address", "messages", "recipient", "score", "sender", "session_id", "size_bytes",
-        "tags", "tls",
+        "is_extended", "listener", "local_address", "messages", "recipient", "score", "sender", "session_id",
+        "size_bytes", "tags", "tls",
     )  # fmt: skip
 
     def __init__(self, session_id: str, listener: str, local_address: str, client: Client) -> None:

@@ -68,7 +68,7 @@ def asks(name: str, *questions: str, rounds: int = 1) -> Stage:
                 return BUSY
         return None
 
-    return Stage(name, Phase.MAIL, function)  # type: ignore[arg-type]
+    return Stage(name, Phase.MAIL, function)
 
 
 def decided(*stages: Stage, of: Facts | None = None, under: Settings | None = None) -> Decision:

@@ -657,7 +657,7 @@ def test_an_old_connection_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_client_of_the_server_hears_the_next_hop(tmp_path: Path) -> None:
-    answers = {
+    answers: dict[bytes, Any] = {
         b"RCPT TO:<no@": b"550 5.1.1 Nobody",
         b".": [b"250 2.0.0 Ok: queued as 4711", b"451 4.7.1 Later"],
     }

@@ -17,12 +17,13 @@ Rank 4: pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, reduce
 from types import GeneratorType
 from typing import Any, Protocol
 
 from fastsmtp import reply
 from fastsmtp.config.settings import Settings
-from fastsmtp.policy.decision import PASSED, Decision, Effect, Verdict, defer
+from fastsmtp.policy.decision import PASSED, Decision, Verdict, defer
 from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.stage import Asking, Failed, Mode, Question, Stage
 
@@ -128,7 +129,6 @@ class Plan:
         stages = (self._unskippable if facts.client.skips_checks else self._by_phase)[phase]
         # Mostly no stage has an opinion, or one has: neither needs a list.
         standing: Decision | None = None
-        effects: tuple[Effect, ...] | None = None
         asking: list[_Asking] | None = None
         decided: list[tuple[int, Decision]] | None = None
         at = -1
@@ -155,11 +155,7 @@ class Plan:
             elif standing is None:
                 standing = opinion  # type: ignore[assignment]
             else:
-                effects = (effects or standing.effects) + opinion.effects  # type: ignore[union-attr]
-                if opinion.verdict > standing.verdict:  # type: ignore[union-attr]
-                    standing = opinion  # type: ignore[assignment]
-        if effects is not None:
-            standing = Decision(standing.verdict, standing.reply, effects, standing.stage)  # type: ignore[union-attr]
+                standing = _both(standing, opinion)  # type: ignore[arg-type]
         if decided is None:
             return standing or PASSED
         if standing is not None:
@@ -223,6 +219,16 @@ def effective_mode(stage: Stage, settings: Settings) -> Mode:
     return min(stage.mode, overall, key=_MILDNESS.__getitem__)
 
 
+@lru_cache(maxsize=1024)
+def _both(earlier: Decision, later: Decision) -> Decision:
+    """One decision of two, for the earlier stage and the later one.
+
+    Stages give the same few decision objects over and over (a route, a token), and so does this.
+    """
+    standing = later if later.verdict > earlier.verdict else earlier
+    return Decision(standing.verdict, standing.reply, earlier.effects + later.effects, standing.stage)
+
+
 def combine(decided: list[tuple[int, Decision]]) -> Decision:
     """One decision of many opinions; see the module's text."""
     if len(decided) == 1:
@@ -230,10 +236,4 @@ def combine(decided: list[tuple[int, Decision]]) -> Decision:
     if not decided:
         return PASSED
     decided.sort(key=lambda entry: entry[0])
-    standing = decided[0][1]
-    effects: list[Effect] = []
-    for _, decision in decided:
-        effects += decision.effects
-        if decision.verdict > standing.verdict:
-            standing = decision
-    return Decision(standing.verdict, standing.reply, tuple(effects), standing.stage)
+    return reduce(_both, (decision for _, decision in decided))

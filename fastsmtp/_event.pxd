@@ -23,6 +23,7 @@ cdef class Terms:
     cdef readonly long long message_bytes
     cdef readonly int recipients
     cdef readonly int errors
+    cdef readonly int commands
     cdef readonly Py_ssize_t command_bytes
     cdef readonly Py_ssize_t local_bytes
     cdef readonly Py_ssize_t domain_bytes

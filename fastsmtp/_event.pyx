@@ -33,7 +33,7 @@ cdef class Terms:
     """What this listener offers and enforces; see _session.pyi."""
 
     def __cinit__(
-        self, *, str hostname not None, long long message_bytes=52_428_800, int recipients=1_000, int errors=20,
+        self, *, str hostname not None, long long message_bytes=52_428_800, int recipients=1_000, int errors=20, int commands=0,
         Py_ssize_t command_bytes=512, Py_ssize_t local_bytes=64, Py_ssize_t domain_bytes=255,
         Py_ssize_t path_bytes=256, bint is_starttls_offered=False, bint is_tls_required=False,
         bint is_normalizing=False, bint is_xclient_allowed=False, bint is_chunking=True, bint is_smtputf8=True,
@@ -41,12 +41,13 @@ cdef class Terms:
     ) -> None:
         if command_bytes < COMMAND_LEAST:
             raise ValueError(f"command_bytes under {<int>COMMAND_LEAST}")
-        if message_bytes < 0 or recipients < 0 or errors < 0:
+        if message_bytes < 0 or recipients < 0 or errors < 0 or commands < 0:
             raise ValueError("a limit is negative")
         self.hostname = hostname
         self.message_bytes = message_bytes
         self.recipients = recipients
         self.errors = errors
+        self.commands = commands
         self.command_bytes = command_bytes
         self.local_bytes = local_bytes
         self.domain_bytes = domain_bytes

@@ -20,6 +20,7 @@ cdef class Session:
     cdef bint _asks_extended    # the HELO event that waits is EHLO
     cdef bint _is_first         # no command line yet since the greeting or restart()
     cdef bint _is_smtputf8      # of the transaction
+    cdef int _barren            # command lines that bring no message forward, since the last message
     cdef int _refused           # recipients refused in this transaction
     cdef Event _pending         # comes out before anything else is parsed
     cdef Event _fatal           # comes out last

@@ -65,6 +65,7 @@ class Terms:
         message_bytes: int = 52_428_800,  # SIZE; 0: no limit, announced as SIZE 0
         recipients: int = 1_000,  # announced by LIMITS RCPTMAX; enforced by policy
         errors: int = 20,  # 4xx and 5xx replies a session, then 421 4.7.0 and close
+        commands: int = 0,  # NOOP, RSET, VRFY, EHLO ... without a message, then 421 4.7.0 and close; 0: no limit
         command_bytes: int = 512,  # 4.5.3.1.4, with CRLF; parameters add to it as their RFCs say
         local_bytes: int = 64,
         domain_bytes: int = 255,
@@ -82,6 +83,7 @@ class Terms:
     message_bytes: int
     recipients: int
     errors: int
+    commands: int
     command_bytes: int
     local_bytes: int
     domain_bytes: int

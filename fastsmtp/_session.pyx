@@ -361,6 +361,7 @@ cdef class Session:
             elif kind == Kind.ON_RCPT:
                 self.state = State.IN_RCPT
             elif kind == Kind.ON_END:
+                self._barren = 0
                 self._end_transaction()
             elif kind == Kind.ON_XCLIENT:
                 self.state = State.FRESH
@@ -666,6 +667,10 @@ cdef class Session:
         if verb == Verb.V_FOREIGN:
             # A browser or a proxy made to speak to us: the lines that follow are somebody else's text.
             return self._violate("not_smtp", replies.NOT_SMTP, True)
+        if verb != Verb.V_MAIL and verb != Verb.V_RCPT and verb != Verb.V_DATA and verb != Verb.V_BDAT:
+            self._barren += 1
+            if self._terms.commands and self._barren > self._terms.commands and verb != Verb.V_QUIT:
+                return self._violate("too_many_commands", replies.TOO_MANY_COMMANDS, True)
         action = action_of(verb, self.state)
         if verb == Verb.V_BDAT:
             return self._bdat(p, n, action)

@@ -167,6 +167,7 @@ TLS_OFF = Reply(454, "4.7.0", "TLS not available")  # RFC 3207 section 4
 TLS_ACTIVE = Reply(503, "5.5.1", "TLS is active already")
 NEED_TLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 section 4
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors")
+TOO_MANY_COMMANDS = Reply(421, "4.7.0", "Too many commands without a message")
 XCLIENT_DENIED = Reply(550, "5.7.0", "XCLIENT not allowed")
 
 # --- limits and time (RFC 5321 section 4.5.3) --------------------------------------------------------

@@ -155,6 +155,14 @@ class Limits:
             "4xx and 5xx replies a session, then 421", low=1, precedent="Postfix smtpd_hard_error_limit"
         ),
     )
+    commands: int = field(
+        default=100,
+        metadata=about(
+            "NOOP, RSET, VRFY, EHLO and the like since the last message, then 421; 0: no limit",
+            low=0,
+            precedent="Postfix smtpd_junk_command_limit",
+        ),
+    )
     minimum_bytes_per_s: int = field(
         default=100,
         metadata=about(

@@ -117,6 +117,7 @@ def session_terms(settings: Settings, *, has_tls: bool, is_xclient_allowed: bool
         message_bytes=limits.message_bytes,
         recipients=limits.recipients,
         errors=limits.errors,
+        commands=limits.commands,
         is_starttls_offered=has_tls and mode in ("starttls", "required"),
         is_tls_required=has_tls and mode == "required",
         is_normalizing=settings.listen.bare_newline == "normalize",

@@ -89,12 +89,13 @@ TABLE: list[tuple[str, bytes, list[str], bool]] = [
         False,
     ),
     ("HTTP", b"GET / HTTP/1.1\r\nHost: mx.example\r\n\r\n", ["554 5.5.1"], True),
+    ("commands without end and without a message", b"NOOP\r\n" * 12, ["250 2.0.0"] * 9 + ["421 4.7.0"], True),
     ("more errors than allowed", b"XYZZY\r\n" * 6, ["500 5.5.2"] * 5 + ["421 4.7.0"], True),
 ]
 
 
 def limits() -> dict[str, int]:
-    return {"errors": 5, "recipients": 3, "message_bytes": 10_000}
+    return {"errors": 5, "recipients": 3, "message_bytes": 10_000, "commands": 10}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_a_client_that_reads_nothing_while_it_sends_a_million_noops() -> None:
     """Replies pile up to a bound, then its commands are no longer taken."""
 
     async def main() -> None:
-        async with serving() as running:
+        async with serving(limits={"commands": 0}) as running:
             bystander = await running.connect()
             reader = socket.create_connection(("127.0.0.1", running.server.port))
             reader.setblocking(False)

@@ -111,6 +111,9 @@ def fuzz(target: str, seconds: int, built: pathlib.Path = BUILD) -> subprocess.C
     return drive(
         target, built, grown, FUZZ / "corpus" / target,
         f"-max_total_time={seconds}", "-max_len=2048", "-timeout=20", "-rss_limit_mb=1024",
+        # An octet nearer to what it is compared with counts as progress: prove.py's defect takes 5 s with it, and
+        # in three runs of three more than 30 without.
+        "-use_value_profile=1",
         f"-artifact_prefix={crashes}/{target}-", "-print_final_stats=1",
         *([f"-dict={words}"] if words.exists() else []),
     )  # fmt: skip

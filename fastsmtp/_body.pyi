@@ -26,5 +26,5 @@ class HeaderFacts:
     size_bytes: int  # of the header with its empty line
     fields: tuple[tuple[bytes, int, int], ...]  # (name lower-case, offset, length incl. line ends) in order
     is_cut: bool  # a bound was hit; the rest is not indexed
-    def has(self, name: bytes) -> bool: ...         # name in any case of letters
+    def has(self, name: bytes) -> bool: ...  # name in any case of letters
     def count(self, name: bytes) -> int: ...

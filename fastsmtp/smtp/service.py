@@ -209,6 +209,9 @@ class Service:
         self.is_draining = True
         for listener in self._listeners:
             listener.close()
+        for _ in range(3):
+            # What the loop has accepted but not yet made known must be told 421 as well.
+            await asyncio.sleep(0)
         if self.connections:
             self._send_idle_away()
             try:

@@ -13,7 +13,6 @@ cdef class Session:
     cdef readonly int errors
     cdef readonly int commands
 
-    cdef bytes _tail            # b" (id X)\r\n"
     cdef int _mode              # what the next octet is part of
     cdef int _open              # 1 + kind of the event that waits for reply(), 0: none
     cdef bint _is_extended      # EHLO, not HELO

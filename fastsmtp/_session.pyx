@@ -77,7 +77,6 @@ cdef class Session:
     def __cinit__(self, Terms terms not None, bytes id not None) -> None:
         self._terms = terms
         self.id = id
-        self._tail = b" (id " + id + b")\r\n"
         self._is_first = True
 
     def __dealloc__(self) -> None:
@@ -129,7 +128,9 @@ cdef class Session:
         cdef bytes head = reply.head
         self._append(PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
         if code >= 400:
-            self._append(PyBytes_AS_STRING(self._tail), PyBytes_GET_SIZE(self._tail))
+            self._append(b" (id ", 5)
+            self._append(PyBytes_AS_STRING(self.id), PyBytes_GET_SIZE(self.id))
+            self._append(b")\r\n", 3)
         else:
             self._append(b"\r\n", 2)
         return 0

@@ -9,6 +9,7 @@ Rank 4: pure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 from fastsmtp._body import HeaderFacts
@@ -59,6 +60,9 @@ class TlsFacts:
         self.is_resumed = is_resumed
 
 
+NO_RATES = (0, 0, 0, 0)
+
+
 class Client:
     """Who talks to us.
 
@@ -93,7 +97,8 @@ class Client:
         self.skips_checks = False
         self.has_pass = False
         self.connections = 0
-        self.rates = [0, 0, 0, 0]
+        # One for all clients until a limit asks: an idle connection shall hold almost nothing.
+        self.rates: Sequence[int] = NO_RATES
 
 
 class Facts:

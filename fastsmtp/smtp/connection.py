@@ -20,7 +20,7 @@ from fastsmtp import reply
 from fastsmtp._session import QUIT, STARTTLS, XCLIENT, Event, Session
 from fastsmtp.address import Address
 from fastsmtp.policy.decision import Decision, Token, Verdict
-from fastsmtp.policy.facts import Client, Facts, Origin, Phase, TlsFacts
+from fastsmtp.policy.facts import NO_RATES, Client, Facts, Origin, Phase, TlsFacts
 from fastsmtp.policy.runner import Round
 from fastsmtp.smtp import proxy, xclient
 from fastsmtp.smtp.conversation import HANDLERS, Conversation, Wait
@@ -184,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
             self._counted = key
             client.has_pass = counters.has_pass(key, self._accepted_s)
             if profile.counts_connections:
-                client.rates[Token.CONNECTIONS] = profile.rate(client, Token.CONNECTIONS)
+                profile.note_rate(client, Token.CONNECTIONS)
         facts.connections = counters.connections()
 
     @property
@@ -201,6 +201,8 @@ class Connection(asyncio.BufferedProtocol):
     def _admitted(self, decision: Decision) -> None:
         """CONNECT has decided."""
         self._conversation.apply(decision)
+        # What was counted for it is no use any more, and an idle connection shall hold almost nothing.
+        self._conversation.facts.client.rates = NO_RATES
         needs_handshake = self._is_implicit and self._conversation.facts.tls is None
         if decision.verdict is not Verdict.PASS:
             self._conversation.log_refusal(decision)
@@ -515,7 +517,7 @@ class Connection(asyncio.BufferedProtocol):
         profile = self._profile
         facts = self._conversation.facts
         if profile.counts_handshakes:
-            facts.client.rates[Token.HANDSHAKES] = profile.rate(facts.client, Token.HANDSHAKES)
+            profile.note_rate(facts.client, Token.HANDSHAKES)
         decision = profile.plan.run(Phase.STARTTLS, facts)
         if type(decision) is Decision:
             then(decision)

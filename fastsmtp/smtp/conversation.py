@@ -96,8 +96,7 @@ class Conversation:
         facts.declared_bytes = event.size_bytes
         self.began_s = profile.now()
         if profile.counts_messages:
-            client = facts.client
-            client.rates[_MESSAGES] = profile.counters.rate(client.address.key, _MESSAGES, self.began_s)
+            profile.note_rate(facts.client, _MESSAGES)
         decision = self._plan.run(_MAIL, facts)
         if type(decision) is Decision:
             return self._mail_decided(event, decision)
@@ -125,10 +124,7 @@ class Conversation:
         profile = self._profile
         facts.recipient = event.path
         if profile.counts_recipients:
-            client = facts.client
-            client.rates[_RECIPIENTS] = profile.counters.rate(
-                client.address.key, _RECIPIENTS, profile.service.tick_s
-            )
+            profile.note_rate(facts.client, _RECIPIENTS)
         decision = self._plan.run(_RCPT, facts)
         if type(decision) is Decision:
             return self._rcpt_decided(event, decision)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastsmtp._session import Terms
 from fastsmtp.config.settings import Settings
-from fastsmtp.policy.decision import Decision, Token
+from fastsmtp.policy.decision import Decision
 from fastsmtp.policy.facts import Client, Facts
 from fastsmtp.policy.rules import STAGES
 from fastsmtp.policy.runner import Plan, Round
@@ -59,9 +59,12 @@ class Profile:
         self.counts_recipients = limits.recipients_per_client_per_min > 0
         self.counts_handshakes = limits.handshakes_per_client_per_min > 0
 
-    def rate(self, client: Client, token: Token) -> int:
-        """Events of this client in the last minute."""
-        return self.counters.rate(client.address.key, token, self.now())
+    def note_rate(self, client: Client, token: int) -> None:
+        """Events of this client in the last minute become a fact."""
+        rates = client.rates
+        if type(rates) is not list:
+            client.rates = rates = [0, 0, 0, 0]
+        rates[token] = self.counters.rate(client.address.key, token, self.service.tick_s)
 
     def grant_pass(self, client: Client, seconds: float) -> None:
         self.counters.grant_pass(client.address.key, self.now() + seconds)

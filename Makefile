@@ -40,7 +40,7 @@ run: $(VENV)/built
 test: $(VENV)/test $(VENV)/built
 	$(python) -m pytest $(TESTS)
 
-lint: $(VENV)/lint $(VENV)/test
+lint: $(VENV)/lint $(VENV)/test $(VENV)/bench
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
@@ -59,7 +59,7 @@ prove: $(VENV)/test $(VENV)/build
 	$(python) tests/fuzz/prove.py
 	$(python) tools/asan.py --prove
 
-cover: $(VENV)/cover $(VENV)/test
+cover: $(VENV)/build $(VENV)/cover $(VENV)/test
 	$(python) tools/cover.py $(TESTS)
 
 wheels: $(VENV)/wheels

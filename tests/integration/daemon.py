@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from fastsmtp.delivery.maildir import escape, split_address
 from tests.integration.servers import Process, until
 
 PATIENCE_S = 60.0
@@ -124,8 +125,8 @@ class Daemon:
 
     def mail(self, recipient: str) -> list[Letter]:
         """What has arrived for a recipient, in no order."""
-        local, _, domain = recipient.rpartition("@")
-        new = self.mailboxes / domain / local / "new"
+        local, domain = map(escape, split_address(recipient.encode()))
+        new = self.mailboxes / domain.decode() / local.decode() / "new"
         return [Letter(path.read_bytes()) for path in new.iterdir()] if new.is_dir() else []
 
     def one(self, recipient: str) -> Letter:
@@ -146,8 +147,12 @@ class Daemon:
 
     def wait_for_log(self, event: str, **fields: Any) -> dict[str, Any]:
         """The first such line; lines leave in batches, a moment after what they tell of."""
-        until(lambda: bool(self.log(event, **fields)), f"{event} {fields} in {self.log()}")
-        return self.log(event, **fields)[0]
+        return self.wait_for_logs(event, 1, **fields)[0]
+
+    def wait_for_logs(self, event: str, count: int, **fields: Any) -> list[dict[str, Any]]:
+        """All such lines, when there are so many."""
+        until(lambda: len(self.log(event, **fields)) >= count, f"{count} lines of {event} {fields}")
+        return self.log(event, **fields)
 
 
 def ran(*command: str, input: bytes = b"", status: int | None = 0) -> str:

@@ -79,8 +79,8 @@ class Open:
 
     question: Final[Question]
     port: Final[Port | None]
-    server: Final[Server]
-    verdict: Final[int]
+    server: Final[Server | None]  # that was asked last
+    verdict: int
     is_awaited: Final[bool]
     failure: Answer | None
     attempts: int
@@ -95,7 +95,6 @@ class Batch:
     missing: Final[int]
     fresh: Final[list[Open] | None]
     def done(self) -> tuple[Answer, ...]: ...
-    def cancel(self) -> None: ...
 
 @final
 class Engine:

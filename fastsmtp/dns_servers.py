@@ -86,18 +86,21 @@ def servers_of(texts: tuple[str, ...], *, trusts_ad: bool = False, mixes_case: b
     return servers
 
 
-def system_servers(path: str = RESOLV_CONF) -> tuple[tuple[str, ...], Options]:
-    """The servers and options of resolv.conf; 127.0.0.1 where it names none.  Call it after the fork."""
+def system_servers() -> tuple[tuple[str, ...], Options]:
+    """The servers and options of resolv.conf; 127.0.0.1 where it names none.  Call it after the fork.
+
+    The path is c-ares' own: pycares 5.2.1 frees the one that it is given before c-ares reads it.
+    """
     from pycares import AresError, Channel
 
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:
             options = options_of(file.read())
     except OSError:
         options = Options()
     try:
         # The callback is never called: it only keeps c-ares from starting an event thread.
-        channel = Channel(sock_state_cb=lambda fd, readable, writable: None, resolvconf_path=path)
+        channel = Channel(sock_state_cb=lambda fd, readable, writable: None)
     except AresError:
         return ("127.0.0.1",), options
     texts = tuple(channel.servers)

@@ -301,6 +301,7 @@ class Resolver:
         for question in questions:
             question.tried |= 1 << number
             question.attempts += 1
+            question.verdict = NOBODY
             question.due = now + self._waits_s[0] / 5
 
     def _mark_unreachable(self, server: Server, now: float) -> None:
@@ -328,7 +329,8 @@ class Resolver:
         now = self._clock()
         for question in questions:
             self._on_tcp.pop(question, None)
-            self._mark_unreachable(question.server, now)
+            if question.server is not None:
+                self._mark_unreachable(question.server, now)
         self._again(questions, now, Status.UNREACHABLE)
 
     # ------------------------------------------------------- decisions
@@ -363,20 +365,22 @@ class Resolver:
             if stream is not None:
                 stream.forget(question)
             server, verdict = question.server, question.verdict
-            if verdict == NOBODY:
-                self._mark_unreachable(server, now)
-            elif verdict == CASE and not server.case_matches and server.case_misses >= CASE_MISSES:
-                server.mixes_case = False
-            if verdict in (TRUNCATED, CASE):
-                self._ask_stream(question, self.name_servers.index(server))
-            elif verdict == NO_EDNS:
+            if server is None or verdict not in (TRUNCATED, CASE, NO_EDNS):
+                if server is not None and verdict == NOBODY:
+                    self._mark_unreachable(server, now)
+                again.append(question)
+                continue
+            number = self.name_servers.index(server)
+            if verdict == NO_EDNS:
                 question.has_edns = False
                 server.edns_refusals += 1
                 if server.edns_refusals >= EDNS_REFUSALS and not server.edns_answers:
                     server.has_edns = False
-                self._send([question], self.name_servers.index(server), now)
-            else:
-                again.append(question)
+                self._send([question], number, now)
+                continue
+            if verdict == CASE and not server.case_matches and server.case_misses >= CASE_MISSES:
+                server.mixes_case = False
+            self._ask_stream(question, number)
         if again:
             self._again(again, now)
 

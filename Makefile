@@ -47,7 +47,7 @@ lint: $(VENV)/lint $(VENV)/test $(VENV)/bench
 
 bench: $(VENV)/bench $(VENV)/test $(VENV)/built
 	$(python) bench/load/run.py --seconds $(BENCH_SECONDS) $(if $(PEERS),--peers $(PEERS))
-	$(python) -m pytest bench $(TESTS)
+	$(python) -m pytest bench
 
 fuzz: $(VENV)/test $(VENV)/built
 	$(python) tests/fuzz/run.py
@@ -72,14 +72,17 @@ build: $(VENV)/built
 
 $(python):
 	@tools/prerequisites $(PYTHON)
-	$(PYTHON) -m venv $(VENV)
+	@echo "Making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/build $(VENV)/test $(VENV)/lint $(VENV)/bench $(VENV)/cover $(VENV)/wheels: $(VENV)/%: pyproject.toml tools/requirements.py | $(python)
-	$(call install,$*,$*)
+	@echo "Fetching what '$*' needs into $(VENV)"
+	@$(call install,$*,$*)
 
 # The headers may have gone since the environment was made: look again before a compiler does.
 $(VENV)/built: $(VENV)/build setup.py meson.build meson.options $(compiled) fastsmtp/meson.build
 	@tools/prerequisites $(python)
+	@echo 'Building the compiled modules'
 	@$(python) setup.py build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 	@touch $@
 

@@ -81,8 +81,14 @@ class Networks:
         number = address.number
         if address.is_ipv4:
             number &= 0xFFFFFFFF
-            return any(number >> shift in numbers for shift, numbers in self._ipv4)
-        return any(number >> shift in numbers for shift, numbers in self._ipv6)
+            networks = self._ipv4
+        else:
+            networks = self._ipv6
+        # A loop, since a generator costs more than all look-ups together: this runs for every connection.
+        for shift, numbers in networks:  # noqa: SIM110
+            if number >> shift in numbers:
+                return True
+        return False
 
     def __bool__(self) -> bool:
         return bool(self.texts)

@@ -29,9 +29,9 @@ def know_client(facts: Facts, settings: Settings) -> Decision | None:
     client = facts.client
     if client.origin is not Origin.SOCKET and client.address.is_loopback:
         return None
-    if client.address in settings.relay:
+    if settings.relay and client.address in settings.relay:
         return _RELAY_CLIENT
-    if client.address in settings.exempt:
+    if settings.exempt and client.address in settings.exempt:
         return _EXEMPT_CLIENT
     return None
 

@@ -142,7 +142,8 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self, client: Client, local_address: str) -> None:
         """The client is known: make the session, and ask policy about the connection."""
         profile = self._profile
-        may_xclient = client.address in profile.settings.xclient_from
+        settings = profile.settings
+        may_xclient = bool(settings.xclient_from) and client.address in settings.xclient_from
         self._session = Session(
             profile.xclient_terms if may_xclient else profile.terms, self._session_id.encode()
         )

@@ -16,7 +16,7 @@ byte by byte.  What fails is counted: `late`, `duplicates`, `forged`.  Rank 1.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_WriteUnraisable
+from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.ref cimport PyObject
 from libc.errno cimport EAGAIN, ENOBUFS
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -572,7 +572,9 @@ cdef class Engine:
                 continue
             try:
                 callback(tuple(batch.answers))
-            except Exception:
+            except Exception as fault:
+                # Within `except` the error is no longer the thread's; without it nothing would be written.
+                PyErr_SetObject(type(fault), fault)
                 PyErr_WriteUnraisable(callback)
 
     # ---------------------------------------------------- ids and letters

@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from fastsmtp.cli import COMMANDS, PROGRAMS
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md"), *ROOT.glob("contrib/**/*.md")]
@@ -45,3 +47,27 @@ def test_every_target_of_the_makefile_is_explained_at_its_top() -> None:
     text = (ROOT / "Makefile").read_text()
     targets = set(re.search(r"^\.PHONY:(.*)$", text, re.MULTILINE)[1].split())  # type: ignore[index]
     assert set(re.findall(r"make (\w+)", text.partition("\n\n")[0])) == targets - {"build"}
+
+
+def test_every_command_of_the_documents_exists() -> None:
+    """What stands in a block of code and begins with fastsmtp; the design also names what comes later."""
+    for document in DOCUMENTS:
+        if document.name == "architecture.md":
+            continue
+        blocks = re.findall(r"^```\w*\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+        named = {
+            name for block in blocks for name in re.findall(r"^(?:\$ |# )?fastsmtp ([a-z]\w*)", block, re.M)
+        }
+        assert named <= set(COMMANDS), document
+
+
+def test_every_command_is_in_a_document() -> None:
+    text = "\n".join(document.read_text() for document in DOCUMENTS)
+    assert [name for name in COMMANDS if f"fastsmtp {name}" not in text] == []
+
+
+def test_every_program_of_qmail_s_is_explained() -> None:
+    text = (ROOT / "docs" / "qmail-programs.md").read_text()
+    for program, command in PROGRAMS.items():
+        assert f"| `{program}` | `fastsmtp {command}` |" in text
+        assert f"\n## {command}\n" in text

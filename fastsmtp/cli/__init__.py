@@ -7,22 +7,38 @@ is wrong.  2: the command line is.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
 from importlib import import_module
-from typing import Final
+
+# typing costs 8 ms, as much as Python itself: too much for fastsmtp preline.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 COMMANDS: Final = {
     "serve": "take mail",
     "check": "say all that is wrong with the configuration",
     "config": "show the configuration in effect, and where each value comes from",
     "cert": "make a key and a certificate",
+    "preline": "qmail's preline: a message with its From, Return-Path and Delivered-To lines",
 }
+
+PROGRAMS: Final = {
+    "preline": "preline",
+}
+"""Called by one of these names (a link of `fastsmtp qmail link`) we are that program of qmail: name -> subcommand."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; argv without the program's name, sys.argv's by default."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        argv = sys.argv[1:]
+        program = PROGRAMS.get(os.path.basename(sys.argv[0]))
+        if program is not None:
+            return _run(program, list(argv))
+    arguments = list(argv)
     name = arguments[0] if arguments else ""
     if name in COMMANDS:
         return _run(name, arguments[1:])
@@ -75,8 +91,6 @@ def _run(name: str, arguments: list[str]) -> int:
 
 def _drop_stdout() -> None:
     """Point stdout at nothing, so that the interpreter's own flush at exit doesn't fail again."""
-    import os
-
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())
     os.close(nothing)

@@ -44,8 +44,8 @@ def test_usage_names_every_command(
     ("name", "said"),
     [
         ("chek", "fastsmtp: there is no command 'chek'; did you mean 'check'?\n"),
-        ("x", "fastsmtp: there is no command 'x' (serve, check, config, cert)\n"),
-        ("--frob", "fastsmtp: there is no command '--frob' (serve, check, config, cert)\n"),
+        ("x", f"fastsmtp: there is no command 'x' ({', '.join(COMMANDS)})\n"),
+        ("--frob", f"fastsmtp: there is no command '--frob' ({', '.join(COMMANDS)})\n"),
     ],
 )
 def test_an_unknown_command_is_a_usage_error(

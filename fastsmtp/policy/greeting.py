@@ -21,6 +21,6 @@ def refuse_early_talker(facts: Facts, settings: Settings) -> Decision | None:
 def grant_pass(facts: Facts, settings: Settings) -> Decision | None:
     """END: who waited for the greeting and delivers is not held again for greeting_pass_h."""
     hours = settings.listen.greeting_pass_h
-    if not facts.has_waited or not hours:
+    if not facts.has_waited or facts.is_early or not hours:
         return None
     return passed(GrantPass(hours * 3600.0))

@@ -345,8 +345,8 @@ class Connection(asyncio.BufferedProtocol):
             self._upgrade.settle()
         self._is_eof = True
         if self.life is Life.TALKING and (self._is_busy or self._is_write_paused):
-            # uvloop closes for us unless told not to; under TLS it does so in any case.
-            return True
+            # The loop closes for us unless told not to.  Under TLS it does so in any case, and complains.
+            return self._transport is self._raw
         if self.life is Life.LINGER or self._raw is None:
             return False
         self._flush()
@@ -687,6 +687,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def say_goodbye(self, last: reply.Reply) -> None:
         """Tell the client why, and close: the transaction is dropped, unless the sink has it already."""
+        if self.life is Life.DELAY:
+            if self._timer is not None:
+                self._timer.cancel()
+            self.life = Life.TALKING
         if self.life is not Life.TALKING:
             self._raw.abort()
             return

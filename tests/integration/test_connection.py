@@ -531,6 +531,19 @@ def test_out_of_descriptors_the_listener_pauses_and_goes_on() -> None:
     run(main)
 
 
+def test_draining_tells_those_who_wait_for_the_greeting() -> None:
+    async def main() -> None:
+        async with clocked(listen=[{"greeting_delay_s": 50.0}], **STRANGERS) as server:
+            waiting = await connect(server.port)
+            await until(lambda: server.service.connections)
+            draining = asyncio.ensure_future(server.service.drain(PATIENCE_S))
+            assert (await waiting.rest()).startswith(b"421 4.3.2")
+            await waiting.close()
+            await draining
+
+    run(main)
+
+
 def test_draining_finishes_what_is_open_and_sends_the_idle_away() -> None:
     async def main() -> None:
         async with clocked() as server:

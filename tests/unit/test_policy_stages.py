@@ -194,6 +194,7 @@ def test_early_talkers_and_the_pass() -> None:
     assert refused is not None
     assert refused.reply == reply.EARLY_TALKER
     assert greeting.grant_pass(facts(), under) is None
+    assert greeting.grant_pass(facts(has_waited=True, is_early=True), under) is None
     granted = greeting.grant_pass(facts(has_waited=True), under)
     assert granted is not None
     assert [e.seconds for e in granted.effects if isinstance(e, GrantPass)] == [7200.0]

@@ -94,6 +94,7 @@ class Batch:
 
     missing: Final[int]
     fresh: Final[list[Open] | None]
+    callback: Callable[[tuple[Answer, ...]], object] | None
     def done(self) -> tuple[Answer, ...]: ...
 
 @final
@@ -126,7 +127,7 @@ class Engine:
         questions: Iterable[Question],
         deadline: float,
         now: float,
-        callback: Callable[[tuple[Answer, ...]], object],
+        callback: Callable[[tuple[Answer, ...]], object] | None,
     ) -> Batch: ...
     def peek(self, question: Question, now: float) -> Answer | None: ...
     def send(self, port: Port, opens: list[Open], now: float, wait_s: float) -> int: ...

@@ -129,7 +129,7 @@ cdef class Batch:
     cdef readonly int missing
     cdef readonly list fresh          # of Open, to be sent; None: all are known or on their way
     cdef double deadline
-    cdef object callback
+    cdef public object callback       # may be set until the first answer comes; None: nobody is called
 
     def done(self):
         """The answers, in the order of the questions; only when none is missing."""

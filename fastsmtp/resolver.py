@@ -29,6 +29,7 @@ from fastsmtp._dns import (
     TIMED_OUT,
     TRUNCATED,
     Answer,
+    Batch,
     Engine,
     Mx,
     Open,
@@ -136,18 +137,20 @@ class Resolver:
         deadline is absolute, on time.monotonic(); None: timeout_s from now.  What is not known by then is
         answered TIMEOUT.
         """
-        future: asyncio.Future[Answers] | None = None
+        now = self._clock()
+        if self._is_closed:
+            return self._refuse(questions)
+        batch = self.engine.ask(questions, now + self.timeout_s if deadline is None else deadline, now, None)
+        if batch.missing == 0:
+            return batch.done()
+        future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
 
         def answered(answers: Answers) -> None:
-            if future is not None and not future.done():
+            if not future.done():
                 future.set_result(answers)
 
-        if deadline is None:
-            deadline = self._clock() + self.timeout_s
-        known = self.put(questions, deadline, answered)
-        if known is not None:
-            return known
-        future = asyncio.get_running_loop().create_future()
+        batch.callback = answered
+        self._dispatch(batch, now)
         return await future
 
     def put(
@@ -159,19 +162,11 @@ class Resolver:
         """
         now = self._clock()
         if self._is_closed:
-            return tuple(make_answer(Status.UNREACHABLE) for _ in questions)
+            return self._refuse(questions)
         batch = self.engine.ask(questions, deadline, now, callback)
         if batch.missing == 0:
             return batch.done()
-        if self._timer is None:
-            self._start()
-        fresh = batch.fresh
-        if fresh is not None:
-            if self._options.uses_tcp:
-                for question in fresh:
-                    self._ask_stream(question, self._choose(0, now))
-            else:
-                self._send(fresh, self._choose(0, now), now)
+        self._dispatch(batch, now)
         return None
 
     def peek(self, question: Question) -> Answer | None:
@@ -199,6 +194,24 @@ class Resolver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    @staticmethod
+    def _refuse(questions: Sequence[Question]) -> Answers:
+        return tuple(make_answer(Status.UNREACHABLE) for _ in questions)
+
+    def _dispatch(self, batch: Batch, now: float) -> None:
+        """Send what is new in a batch."""
+        if self._timer is None:
+            self._start()
+        fresh = batch.fresh
+        if fresh is None:
+            return
+        number = self._choose(0, now)
+        if self._options.uses_tcp:
+            for question in fresh:
+                self._ask_stream(question, number)
+        else:
+            self._send(fresh, number, now)
 
     # ----------------------------------------------------- which server
 

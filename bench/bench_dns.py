@@ -2,8 +2,9 @@
 
     python bench/bench_dns.py [--seconds 1.0] [--json FILE] [--loop asyncio]
 
-Five figures, each the median of five rounds, pycares beside ours in the same
-run on the same questions (its own cache off, EDNS on as ours):
+Each figure is the median of five rounds, pycares beside ours in the same run on
+the same names (it has a cache of its own, but no name comes twice; EDNS on as
+ours), and the floor: the same system calls in C and nothing else.
 
   in flight   batches of 8, 200 questions in flight: CPU per query, uncached
   one batch   one batch of 8 at a time
@@ -42,20 +43,29 @@ ROUNDS = 5
 
 
 @contextlib.contextmanager
+def compiled(name: str) -> Iterator[pathlib.Path]:
+    """A program of bench/load, compiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = pathlib.Path(folder) / name
+        source = ROOT / "bench" / "load" / f"{name}.c"
+        subprocess.run(["cc", "-O2", "-o", str(program), str(source)], check=True)
+        yield program
+
+
+@contextlib.contextmanager
 def responder() -> Iterator[str]:
     """Compile and run load/dnsresponder.c; gives "127.0.0.1:port"."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = pathlib.Path(folder) / "dnsresponder"
-        source = ROOT / "bench" / "load" / "dnsresponder.c"
-        subprocess.run(["cc", "-O2", "-o", str(program), str(source)], check=True)
-        with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            try:
-                yield f"127.0.0.1:{process.stdout.readline().strip()}"
-            finally:
-                process.stdin.close()
-                process.wait()
+    with (
+        compiled("dnsresponder") as program,
+        subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            yield f"127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.stdin.close()
+            process.wait()
 
 
 class Names:
@@ -174,6 +184,14 @@ async def cares(where: str, prepared: list[tuple[Question, ...]], concurrency: i
     return took
 
 
+def floor(where: str, batches: int, concurrency: int) -> float:
+    """CPU microseconds a query of load/dnsfloor.c."""
+    with compiled("dnsfloor") as program:
+        port, queries = where.rpartition(":")[2], str(batches * BATCH)
+        command = [str(program), port, str(concurrency), queries]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 async def hit(where: str, seconds: float) -> float:
     """CPU seconds of one cached question: batches of 8, half of them negative."""
     resolver = Resolver([where])
@@ -243,6 +261,10 @@ def main() -> None:
                     prepared = [names.batch() for _ in range(batches)]
                     rounds.append(runner.run(function(where, prepared, concurrency)) / batches / BATCH * 1e6)
                 figures[f"{label}, {engine}, us"] = statistics.median(rounds)
+            figures[f"{label}, floor in C, us"] = statistics.median(
+                floor(where, int(options.seconds * 1e6 / guess_us / BATCH), concurrency)
+                for _ in range(ROUNDS)
+            )
             figures[f"{label}, times cheaper"] = (
                 figures[f"{label}, pycares, us"] / figures[f"{label}, fastsmtp, us"]
             )

@@ -710,6 +710,11 @@ class Connection(asyncio.BufferedProtocol):
             return self.life is not Life.LINGER
         return not self._is_busy and not self._is_in_body and self._conversation.facts.envelope is None
 
+    def is_fresh(self, since_s: float) -> bool:
+        """Accepted after since_s, and no message yet."""
+        conversation = self._conversation
+        return self._accepted_s > since_s and (conversation is None or not conversation.facts.messages)
+
     def _finish(self) -> None:
         """The last reply is written.  Shut our side, drop what still comes, close: else a reset eats the reply."""
         if self.life >= Life.LINGER:

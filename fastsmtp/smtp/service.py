@@ -90,6 +90,7 @@ class Service:
         # The time of the last tick, for all that need not know it better.
         self.tick_s = self._swept_s = now()
         self.is_draining = False
+        self._fresh_s = 0.0
         self.is_stressed = False
         self._tls = list(tls) or [None] * len(settings)
         self._profiles = self._make_profiles(settings)
@@ -204,9 +205,14 @@ class Service:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    async def drain(self, timeout_s: float) -> None:
-        """Stop accepting, finish transactions, tell idle sessions 421 4.3.2; at the time-out close what is left."""
+    async def drain(self, timeout_s: float, fresh_s: float = 0.0) -> None:
+        """Stop accepting, finish transactions, tell idle sessions 421 4.3.2; at the time-out close what is left.
+
+        fresh_s  so long after accept a session that has brought no message yet may still begin: a client that
+                 connected in the moment of a reload is served, not refused
+        """
         self.is_draining = True
+        self._fresh_s = fresh_s
         for listener in self._listeners:
             listener.close()
         for _ in range(3):
@@ -221,8 +227,10 @@ class Service:
         await self.close()
 
     def _send_idle_away(self) -> None:
+        fresh_since_s = self.now() - self._fresh_s
         for connection in [c for c in self.connections if c.is_idle]:
-            connection.say_goodbye(reply.SHUTTING_DOWN)
+            if not connection.is_fresh(fresh_since_s):
+                connection.say_goodbye(reply.SHUTTING_DOWN)
 
     async def close(self) -> None:
         """Close everything now."""

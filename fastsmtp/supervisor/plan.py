@@ -30,8 +30,11 @@ from fastsmtp.queue.spool import Budget
 from fastsmtp.sink import DirectSink
 from fastsmtp.smtp.service import Service
 from fastsmtp.supervisor.shapes import Listener, Seat
+from fastsmtp.supervisor.worker import DRAIN_S
 from fastsmtp.tls import Credentials, ServerTls, ignore_bad_server_names, key_mode_faults, read_credentials
 
+# A client that connected while its worker was being replaced begins within a round trip or two.
+FRESH_S = 5.0
 SPOOL = "spool"
 MAILDIR = "maildir"
 
@@ -203,7 +206,9 @@ class ServerWorker:
         self._service.update(plan.settings)
 
     async def drain(self, timeout_s: float) -> None:
-        await self._service.drain(timeout_s)
+        # More time than a stop gives means that others serve already: nobody is in a hurry then.
+        is_replaced = timeout_s > DRAIN_S
+        await self._service.drain(timeout_s, FRESH_S if is_replaced else 0.0)
 
     async def close(self) -> None:
         await self._service.close()

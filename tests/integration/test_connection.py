@@ -531,6 +531,25 @@ def test_out_of_descriptors_the_listener_pauses_and_goes_on() -> None:
     run(main)
 
 
+def test_who_connected_in_the_moment_of_a_reload_is_served() -> None:
+    async def main() -> None:
+        async with clocked() as server:
+            old = await server.connect()
+            server.later(10)
+            fresh = await server.connect()
+            draining = asyncio.ensure_future(server.service.drain(PATIENCE_S, fresh_s=5.0))
+            assert (await old.rest()).startswith(b"421 4.3.2")
+            await fresh.codes(HELLO + OPEN + TEXT, 5)
+            server.service.tick()
+            assert (await fresh.rest()).startswith(b"421 4.3.2")
+            await old.close()
+            await fresh.close()
+            await draining
+            assert len(server.inbox.messages) == 1
+
+    run(main)
+
+
 def test_draining_tells_those_who_wait_for_the_greeting() -> None:
     async def main() -> None:
         async with clocked(listen=[{"greeting_delay_s": 50.0}], **STRANGERS) as server:

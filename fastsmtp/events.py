@@ -37,6 +37,7 @@ FIELDS: dict[str, str] = {
     "enhanced": "enhanced status code of that reply (RFC 3463)",
     "reason": "why, one word or a short sentence of ours",
     "helo": "name that the client gave in HELO or EHLO",
+    "name": "reverse name of the client that leads back to its address",
     "from": "reverse path without brackets, empty for the null path",
     "rcpt": "forward path without brackets; of an accepted message, all recipients",
     "rcpts": "number of recipients",
@@ -92,6 +93,7 @@ EVENTS: dict[str, Event] = {
         (
             *_SESSION,
             "helo",
+            "name",
             "from",
             "rcpt",
             "rcpts",
@@ -116,6 +118,7 @@ EVENTS: dict[str, Event] = {
             "phase",
             *_REPLY,
             "helo",
+            "name",
             "from",
             "rcpt",
             "size",
@@ -136,6 +139,7 @@ EVENTS: dict[str, Event] = {
             "phase",
             *_REPLY,
             "helo",
+            "name",
             "from",
             "rcpt",
             "size",
@@ -150,7 +154,19 @@ EVENTS: dict[str, Event] = {
     "observe": Event(
         INFO,
         "A rule in mode observe would have refused",
-        (*_SESSION, "stage", "phase", *_REPLY, "helo", "from", "rcpt", "score", "mode"),
+        (*_SESSION, "stage", "phase", *_REPLY, "helo", "name", "from", "rcpt", "score", "mode"),
+    ),
+    # DNS lists.
+    "list_quarantined": Event(
+        WARNING,
+        "A DNS list fails, is silent or answers everything; it is not asked until a test succeeds",
+        ("what", "reason", "found", "worker", "took_ms"),
+    ),
+    "list_restored": Event(NOTICE, "A DNS list does its work again", ("what", "worker", "took_ms")),
+    "list_tested": Event(
+        INFO,
+        "A DNS list passed its hourly test: how many clients it named since the last one, how fast it answered",
+        ("what", "found", "worker", "took_ms"),
     ),
     # What clients do wrong.
     "violation": Event(

@@ -119,6 +119,20 @@ def handed_over(message_id: str, said: str) -> Reply:
     return Reply(250, "2.0.0", f"Ok: {message_id} handed over: {said[:200]}")
 
 
+def client_listed(address: str, zone: str, reason: str = "") -> Reply:
+    """550 5.7.1: a list names the client's address (RFC 5782); reason is the list's own text."""
+    return Reply(550, "5.7.1", f"Your address {address} is listed by {zone}{_colon(reason)}")
+
+
+def domain_listed(what: str, domain: str, zone: str, reason: str = "") -> Reply:
+    """550 5.7.1: a list names a domain of the client's; what is "sender", "HELO" or "reverse name"."""
+    return Reply(550, "5.7.1", f"The domain {domain} ({what}) is listed by {zone}{_colon(reason)}")
+
+
+def _colon(reason: str) -> str:
+    return f": {reason[:200]}" if reason else ""
+
+
 def passed_on(code: int, enhanced: str, lines: Sequence[bytes]) -> Reply:
     """A next hop's 4xx or 5xx as our own answer.
 
@@ -191,6 +205,20 @@ UNKNOWN_RECIPIENT = Reply(550, "5.1.1", "No such recipient here")
 EARLY_TALKER = Reply(554, "5.5.1", "You spoke before the greeting")  # RFC 5321 4.3.1
 MAIL_LOOP = Reply(554, "5.4.6", "Mail is looping: too many hops")  # RFC 5321 6.3
 DENIED = Reply(550, "5.7.1", "Not allowed")
+CLIENT_DENIED = Reply(550, "5.7.1", "Your address is not allowed to send here")
+SCORE = Reply(550, "5.7.1", "Too many signs of unwanted mail")
+SENDER_HAS_NO_MAIL = Reply(550, "5.1.8", "Sender's domain does not exist, or takes no mail")  # RFC 3463 3.2
+SENDER_NULL_MX = Reply(550, "5.7.27", "Sender's domain says that it takes no mail")  # RFC 7505 4.2
+SENDER_UNKNOWN_YET = Reply(451, "4.4.3", "Sender's domain cannot be looked up now")  # RFC 3463 3.5
+HELO_NO_NAME = Reply(550, "5.7.1", "HELO needs a host name or an address literal")  # RFC 5321 4.1.1.1
+HELO_BARE_NAME = Reply(550, "5.7.1", "HELO needs a fully-qualified name")  # RFC 5321 2.3.5
+HELO_IS_OURS = Reply(550, "5.7.1", "HELO with my own name")  # RFC 5321 4.1.1.1
+HELO_LIES = Reply(550, "5.7.1", "HELO with another address than yours")  # RFC 5321 4.1.3
+HELO_UNRESOLVABLE = Reply(550, "5.7.1", "HELO with a name that does not exist")  # RFC 5321 2.3.5
+NO_REVERSE_NAME = Reply(550, "5.7.25", "Your address has no reverse name")  # RFC 7372 3.3
+REVERSE_UNCONFIRMED = Reply(550, "5.7.25", "Your reverse name does not lead back to your address")
+REVERSE_GENERIC = Reply(550, "5.7.1", "Your reverse name looks like a dial-up's; use your provider's server")
+HEADER_TOO_LONG = Reply(552, "5.3.4", "The header is too long")
 
 # --- the world -----------------------------------------------------------------------------------------
 OUR_DEFECT = Reply(451, "4.3.0", "Internal error, try again later")

@@ -8,6 +8,7 @@ awaitable, so a sink that needs no waiting costs no task.
     transaction.add(recipient)  -> Reply | None   None: taken; a Reply refuses this recipient (RCPT's answer)
     transaction.begin(facts)    -> Reply | None   at DATA or the first BDAT; a Reply refuses the message
     transaction.write(chunk)    -> None           back-pressure when it is an awaitable
+    transaction.cut(ranges)                      before commit: leave these header fields out of what is passed on
     transaction.commit(prefix)  -> Reply          the client's answer; 2xx only when the message is safe there
     transaction.abort()                           any time before commit's answer; never waits, never fails
 
@@ -26,7 +27,7 @@ from __future__ import annotations
 import inspect
 import tempfile
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from fastsmtp import errors, reply
@@ -54,6 +55,7 @@ class Transaction(Protocol):
     def add(self, recipient: Recipient) -> Reply | Awaitable[Reply | None] | None: ...
     def begin(self, facts: Facts) -> Reply | Awaitable[Reply | None] | None: ...
     def write(self, chunk: bytes) -> Awaitable[None] | None: ...
+    def cut(self, ranges: Sequence[tuple[int, int]]) -> None: ...
     def commit(self, prefix: bytes) -> Reply | Awaitable[Reply]: ...
     def abort(self) -> None: ...
 
@@ -212,6 +214,10 @@ class DirectTransaction:
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
         return None if self._body is None else self._body.write(chunk)
+
+    def cut(self, ranges: Sequence[tuple[int, int]]) -> None:
+        if self._body is not None:
+            self._body.cut(ranges)
 
     def commit(self, prefix: bytes) -> Reply | Awaitable[Reply]:
         if self._body is None:
@@ -403,6 +409,9 @@ class CallableTransaction:
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
         return self._body.write(chunk)
+
+    def cut(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self._body.cut(ranges)
 
     async def commit(self, prefix: bytes) -> Reply:
         id = message_id(self._facts)

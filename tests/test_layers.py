@@ -47,6 +47,7 @@ RANKS = {
         "dns_tcp",
         "dns_cares",
         "resolver",
+        "listcare",
         "certificate",
         "tls",
         "store",

@@ -38,7 +38,7 @@ class Flags:
 
 def refuse_not_built(flags: Flags) -> list[str]:
     """A fault for each flag whose feature isn't there."""
-    given = {"--qmail": flags.qmail, "--tcprules": flags.tcprules, "--dns": flags.dns}
+    given = {"--qmail": flags.qmail, "--tcprules": flags.tcprules}
     return [
         f"{flag}: {notbuilt.MESSAGE}" for flag, value in given.items() if value and flag in notbuilt.FLAGS
     ]
@@ -58,6 +58,8 @@ def overlay(tree: Tree, flags: Flags, directory: str) -> None:
         tree.set(("state",), os.path.join(directory, flags.state), "--state")
     if flags.listen:
         tree.set(("listen", 0, "address"), list(flags.listen), "--listen")
+    if flags.dns:
+        tree.set(("dns", "servers"), list(flags.dns), "--dns")
     if flags.accept:
         tree.set(
             ("accept", tree.length("accept")), {"domain": list(flags.accept), "recipients": "any"}, "--accept"

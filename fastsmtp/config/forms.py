@@ -12,9 +12,12 @@ from typing import Final
 
 from fastsmtp.config import notbuilt
 from fastsmtp.config.dest import parse_dest
-from fastsmtp.config.endpoint import parse_endpoint
+from fastsmtp.config.endpoint import is_ipv4, is_ipv6, parse_endpoint, parse_host_port
 from fastsmtp.config.names import parse_accept_domain, parse_host_name, parse_mailbox_key
+from fastsmtp.config.zones import parse_answers
 
+# RFC 5322 section 2.2 allows more; no program that reads the field needs it.
+_HEADER_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,70}")
 _WORD: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -64,6 +67,32 @@ def _log_target(text: str) -> None:
         raise ValueError(f"{text!r} is neither stderr, syslog nor a file (a path that begins with /)")
 
 
+def _zone(text: str) -> None:
+    """A list's domain."""
+    if text.startswith("[") or "." not in parse_host_name(text):
+        raise ValueError(f"{text!r} is no zone")
+
+
+def _dns_server(text: str) -> None:
+    """An address, with or without port; a name would need a server to be found."""
+    if is_ipv6(text):
+        return
+    host, port = parse_host_port(text, default_port=53)
+    if not port or not (is_ipv4(host) or is_ipv6(host)):
+        raise ValueError(f"{text!r}: a name server is an address, with or without port")
+
+
+def _header_name(text: str) -> None:
+    if text and not _HEADER_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is no name of a header field")
+
+
+def _python_stage(text: str) -> None:
+    module, colon, name = text.partition(":")
+    if not colon or not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"{text!r} is not MODULE:FUNCTION, as mysite.rules:no_printers")
+
+
 def _any(parse: Callable[[str], object]) -> Callable[[str], None]:
     def check(text: str) -> None:
         parse(text)
@@ -72,17 +101,22 @@ def _any(parse: Callable[[str], object]) -> Callable[[str], None]:
 
 
 FORMS: Final[Mapping[str, Callable[[str], None]]] = {
+    "answer": _any(parse_answers),
     "dest": _any(parse_dest),
+    "dns_server": _dns_server,
     "domain": _any(parse_accept_domain),
     "endpoint": _any(parse_endpoint),
+    "header_name": _header_name,
     "hostname": _any(parse_host_name),
     "log_target": _log_target,
     "mailbox": _any(parse_mailbox_key),
     "network": check_network,
     "path": _path,
+    "python_stage": _python_stage,
     "recipients": _recipients,
     "server_name": _server_name,
     "word": _word,
+    "zone": _zone,
 }
 LISTS: Final = frozenset({"domain", "network"})
 """Forms whose list may name files: an entry that begins with "/" is a file with one entry a line."""

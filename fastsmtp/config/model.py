@@ -196,6 +196,153 @@ class Relay:
     )
 
 
+_RULE_MODE: Final = about(
+    "observe: count and log, never act; policy.mode can only make it milder",
+    choices=("enforce", "observe", "off"),
+)
+_ANSWERS: Final = about(
+    'what counts as listed: an address, a range "127.0.0.2-127.0.0.11", a bit mask "&0.0.0.6" (any of these bits), '
+    "each in 127.0.0.0/8 but 127.255.255.0/24",
+    form="answer",
+    shown="any in 127.0.0.0/8 but 127.255.255.0/24",
+    example='["127.0.0.2-127.0.0.11"]',
+    precedent="RFC 5782 section 2.3",
+)
+_TESTED: Final = about(
+    "false: the list has no test points, so only its silence and a wildcard are noticed",
+    precedent="RFC 5782 section 5",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clients:
+    """Clients by address, whatever the checks say; relay networks come first, then allow."""
+
+    allow: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "addresses, CIDR; skip all checks, as policy.exempt",
+            form="network",
+            example='"/etc/fastsmtp/allow"',
+        ),
+    )
+    deny: tuple[str, ...] = field(
+        default=(), metadata=about("addresses, CIDR; 550 5.7.1, for postmaster too", form="network")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dnsbl:
+    """[[policy.dnsbl]]: a list of bad addresses (RFC 5782); the scores of all lists add up."""
+
+    zone: str = field(metadata=about("its domain", form="zone", example='"zen.spamhaus.org"'))
+    answers: tuple[str, ...] = field(default=(), metadata=_ANSWERS)
+    score: int = field(default=10, metadata=about("for a listing", low=-1_000, high=1_000))
+    reason: bool = field(
+        default=False,
+        metadata=about("the list's TXT text in the reply; one more question, only when refused"),
+    )
+    tested: bool = field(default=True, metadata=_TESTED)
+    mode: str = field(default="enforce", metadata=_RULE_MODE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dnswl:
+    """[[policy.dnswl]]: a list of good addresses, of the same kind."""
+
+    zone: str = field(metadata=about("its domain", form="zone", example='"list.dnswl.org"'))
+    answers: tuple[str, ...] = field(default=(), metadata=_ANSWERS)
+    score: int = field(default=-5, metadata=about("for a listing", low=-1_000, high=1_000))
+    skip: bool = field(default=False, metadata=about("true: who is listed skips all checks"))
+    tested: bool = field(default=True, metadata=_TESTED)
+    mode: str = field(default="enforce", metadata=_RULE_MODE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rhsbl:
+    """[[policy.rhsbl]]: a list of bad domains (RFC 5782 section 4)."""
+
+    zone: str = field(metadata=about("its domain", form="zone", example='"dbl.spamhaus.org"'))
+    answers: tuple[str, ...] = field(default=(), metadata={**_ANSWERS, "example": '["127.0.1.2-127.0.1.6"]'})
+    of: tuple[str, ...] = field(
+        default=("mail", "helo", "ptr"),
+        metadata=about(
+            "domains that are looked up: of the envelope sender, of HELO, the confirmed reverse name",
+            fewest=1,
+            choices=("mail", "helo", "ptr"),
+        ),
+    )
+    score: int = field(default=10, metadata=about("for a listing", low=-1_000, high=1_000))
+    reason: bool = field(
+        default=False,
+        metadata=about("the list's TXT text in the reply; one more question, only when refused"),
+    )
+    tested: bool = field(default=True, metadata=_TESTED)
+    mode: str = field(default="enforce", metadata=_RULE_MODE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mfcheck:
+    """Can the envelope sender be answered: does its domain have an MX, or else an address?"""
+
+    mode: str = field(default="enforce", metadata=_RULE_MODE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeloRule:
+    """The name in HELO or EHLO (RFC 5321 section 4.1.4: refusing for it needs a local decision)."""
+
+    mode: str = field(default="observe", metadata=_RULE_MODE)
+    refuse: tuple[str, ...] = field(
+        default=("syntax", "bare", "ours", "literal", "unresolvable"),
+        metadata=about(
+            "findings that refuse: no name; no dot in it; our own name or address; another address than the "
+            "client's; a name that does not exist. Others are a tag",
+            choices=("syntax", "bare", "ours", "literal", "unresolvable"),
+        ),
+    )
+    score: int = field(
+        default=0, metadata=about("for a finding that does not refuse", low=-1_000, high=1_000)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReverseDns:
+    """The client's reverse name: is there one, does it lead back, does it look like a machine made it?"""
+
+    mode: str = field(default="observe", metadata=_RULE_MODE)
+    refuse: tuple[str, ...] = field(
+        default=("none", "unconfirmed"),
+        metadata=about(
+            "findings that refuse: no name; a name that does not lead back; a name made of the address. Others "
+            "are a tag",
+            choices=("none", "unconfirmed", "generic"),
+            precedent="Postfix reject_unknown_client_hostname",
+        ),
+    )
+    score: int = field(
+        default=0, metadata=about("for a finding that does not refuse", low=-1_000, high=1_000)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonStage:
+    """[[policy.python]]: a stage of your own (docs/stages.md)."""
+
+    stage: str = field(
+        metadata=about("MODULE:FUNCTION", form="python_stage", example='"mysite.rules:no_printers"')
+    )
+    at: str = field(
+        default="rcpt",
+        metadata=about("when it runs", choices=("connect", "helo", "mail", "rcpt", "data", "end")),
+    )
+    on_error: str = field(
+        default="defer",
+        metadata=about("what its failure means: 451, or no opinion", choices=("defer", "pass")),
+    )
+    mode: str = field(default="enforce", metadata=_RULE_MODE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What holds for every rule; a [[listen]] may have a table of its own."""
@@ -217,6 +364,31 @@ class Policy:
         default=(),
         metadata=about("clients besides the relay networks that skip all checks", form="network"),
     )
+    reject_score: int = field(
+        default=8, metadata=about("scores that add up to this refuse: 550 5.7.1", low=1, high=1_000_000)
+    )
+    reject_at: str = field(
+        default="rcpt",
+        metadata=about(
+            "when a rejection that is already known is spoken",
+            choices=("connect", "helo", "mail", "rcpt"),
+            precedent="Postfix smtpd_delay_reject",
+        ),
+    )
+    header: str = field(
+        default="X-Fastsmtp-Policy",
+        metadata=about(
+            'score and tags for the next hop; foreign copies are removed; "" for none', form="header_name"
+        ),
+    )
+    clients: Clients = Clients()
+    dnsbl: tuple[Dnsbl, ...] = ()
+    dnswl: tuple[Dnswl, ...] = ()
+    rhsbl: tuple[Rhsbl, ...] = ()
+    mfcheck: Mfcheck = Mfcheck()
+    helo: HeloRule = HeloRule()
+    reverse_dns: ReverseDns = ReverseDns()
+    python: tuple[PythonStage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +508,27 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dns:
+    """Who answers the questions of the checks."""
+
+    servers: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "addresses, with or without port",
+            form="dns_server",
+            shown="resolv.conf",
+            example='["127.0.0.1", "[::1]:53"]',
+        ),
+    )
+    timeout_s: float = field(
+        default=5.0, metadata=about("for all questions of a phase", unit="s", low=0.1, high=60)
+    )
+    cache_bytes: int = field(
+        default=67_108_864, metadata=about("all workers together", unit="bytes", low=65_536)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     """One line per event that matters (docs/logs.md)."""
 
@@ -391,5 +584,6 @@ class Config:
     relay: Relay = Relay()
     accept: tuple[Accept, ...] = ()
     deliver: Deliver = Deliver()
+    dns: Dns = Dns()
     policy: Policy = Policy()
     log: Log = Log()

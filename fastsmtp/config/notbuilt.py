@@ -16,25 +16,13 @@ KEYS: Final = frozenset({
     "relay.certificates",
     "relay.certificates_from",
     "queue",
-    "dns",
-    "policy.reject_score",
-    "policy.reject_at",
-    "policy.header",
     "policy.badmailfrom",
     "policy.badrcptto",
     "policy.denymail",
-    "policy.clients",
-    "policy.dnsbl",
-    "policy.dnswl",
-    "policy.rhsbl",
-    "policy.mfcheck",
-    "policy.helo",
-    "policy.reverse_dns",
     "policy.tarpit",
     "policy.require_tls",
     "policy.p0f",
     "policy.signatures",
-    "policy.python",
     "metrics",
     "source",
     "route",
@@ -46,6 +34,6 @@ VALUES: Final = frozenset({
 
 DESTS: Final = frozenset({"qmail-queue", "pipe", "mx"})
 
-FLAGS: Final = frozenset({"--qmail", "--tcprules", "--dns"})
+FLAGS: Final = frozenset({"--qmail", "--tcprules"})
 
 MESSAGE: Final = "not built in this version"

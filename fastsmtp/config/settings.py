@@ -7,14 +7,27 @@ as sets.  Frozen; a connection keeps the Settings that it got at accept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from fastsmtp.address import Networks
 from fastsmtp.config.forms import check_network
 from fastsmtp.config.lists import Lists, checked, parse_recipients
-from fastsmtp.config.model import ANY_DOMAIN, NOBODY, Config, Deliver, Limits, Listen, Policy, Tls
-from fastsmtp.config.names import parse_accept_domain, parse_mailbox_key, spellings
+from fastsmtp.config.model import (
+    ANY_DOMAIN,
+    NOBODY,
+    Config,
+    Deliver,
+    Dnsbl,
+    Dnswl,
+    Limits,
+    Listen,
+    Policy,
+    Rhsbl,
+    Tls,
+)
+from fastsmtp.config.names import parse_accept_domain, parse_domain_name, parse_mailbox_key, spellings
+from fastsmtp.config.zones import Answers, Zone
 from fastsmtp.errors import ConfigError
 
 
@@ -74,7 +87,10 @@ class Settings:
     hostname    greeting, Received
     postmaster  key form (bytes) of the address that <postmaster> without a domain stands for
     relay       clients that may send anywhere
-    exempt      clients that skip checks (policy.exempt)
+    exempt      clients that skip checks (policy.exempt, policy.clients.allow)
+    deny        clients that are refused (policy.clients.deny)
+    lists       DNS lists of addresses, dnswl first;  rhsbl  those of domains, by what is looked up:
+                "mail", "helo", "ptr"
     tls         certificates and versions of this listener; whether TLS is offered says listen.tls
     """
 
@@ -89,6 +105,9 @@ class Settings:
     proxy_from: Networks
     xclient_from: Networks
     accept: AcceptTable
+    deny: Networks = field(default_factory=Networks)
+    lists: tuple[Zone, ...] = ()
+    rhsbl: Mapping[str, tuple[Zone, ...]] = field(default_factory=dict)
     tls: Tls = field(default_factory=Tls)
 
 
@@ -105,12 +124,13 @@ def list_paths(config: Config) -> tuple[str, ...]:
 
 def _lists(config: Config) -> Iterable[tuple[str, ...]]:
     yield config.relay.networks
-    yield config.policy.exempt
+    for policy in (config.policy, *(one.policy for one in config.listen if one.policy is not None)):
+        yield policy.exempt
+        yield policy.clients.allow
+        yield policy.clients.deny
     for listen in config.listen:
         yield listen.proxy_from
         yield listen.xclient_from
-        if listen.policy is not None:
-            yield listen.policy.exempt
     for accept in config.accept:
         yield accept.domain
 
@@ -134,7 +154,13 @@ def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
             policy=policy,
             deliver=config.deliver,
             relay=relay,
-            exempt=compiler.networks(policy.exempt),
+            exempt=compiler.networks((*policy.exempt, *policy.clients.allow)),
+            deny=compiler.networks(policy.clients.deny),
+            lists=compile_zones((*policy.dnswl, *policy.dnsbl)),
+            rhsbl={
+                what: compile_zones([one for one in policy.rhsbl if what in one.of])
+                for what in ("mail", "helo", "ptr")
+            },
             proxy_from=compiler.networks(listen.proxy_from),
             xclient_from=compiler.networks(listen.xclient_from),
             accept=accept,
@@ -146,6 +172,27 @@ def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
     if compiler.faults:
         raise ConfigError(*dict.fromkeys(compiler.faults))
     return settings
+
+
+def compile_zones(rules: Iterable[Dnsbl | Dnswl | Rhsbl]) -> tuple[Zone, ...]:
+    """The lists that are to be asked; what is wrong with one has been reported by the reader."""
+    return tuple(
+        Zone(
+            name=name.encode(),
+            text=name,
+            answers=Answers(rule.answers),
+            score=rule.score,
+            is_observed=rule.mode == "observe",
+            has_reason=not isinstance(rule, Dnswl) and rule.reason,
+            is_tested=rule.tested,
+            skips=isinstance(rule, Dnswl) and rule.skip,
+            is_white=isinstance(rule, Dnswl),
+            is_domains=isinstance(rule, Rhsbl),
+        )
+        for rule in rules
+        if rule.mode != "off" and rule.zone
+        for name in (parse_domain_name(rule.zone),)
+    )
 
 
 class _Compiler:

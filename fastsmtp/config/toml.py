@@ -149,11 +149,13 @@ class _Builder:
         here = (*path, field.name)
         hint = hints(cls)[field.name]
         if field.name in raw:
-            return self.member(field, hint, raw[field.name], here)
+            return self.member(field, hint, raw[field.name], here, under)
         if under is not None:
             # ("listen", 0, "limits", NAME) comes from where ("limits", NAME) does.
-            self.provenance[here] = self.provenance.get(here[2:], DEFAULT)
-            return getattr(under, field.name)
+            value = getattr(under, field.name)
+            for place in _leaves(value, here):
+                self.provenance[place] = self.provenance.get(place[2:], DEFAULT)
+            return value
         if is_required(field):
             self.fault(here, "is missing")
             return _placeholder(hint)
@@ -175,10 +177,11 @@ class _Builder:
             name: value for name, value in raw.items() if name in known and not is_not_built((*path, name))
         }
 
-    def member(self, field: Any, hint: Any, raw: Any, path: Path) -> Any:
+    def member(self, field: Any, hint: Any, raw: Any, path: Path, under: Any) -> Any:
         """A value that is there: a table, an array of tables, or a plain value."""
         if dataclasses.is_dataclass(hint):
-            return self.table(typing.cast(type, hint), raw, path)
+            inherited = None if under is None else getattr(under, field.name)
+            return self.table(typing.cast(type, hint), raw, path, inherited)
         item = _item(hint)
         if item is ServerName:
             return self.named(raw, path)

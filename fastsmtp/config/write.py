@@ -14,13 +14,22 @@ from fastsmtp.config.dest import built_shapes
 from fastsmtp.config.lines import Path
 from fastsmtp.config.model import (
     Accept,
+    Clients,
     Config,
     Deliver,
+    Dns,
+    Dnsbl,
+    Dnswl,
+    HeloRule,
     Limits,
     Listen,
     Log,
+    Mfcheck,
     Policy,
+    PythonStage,
     Relay,
+    ReverseDns,
+    Rhsbl,
     ServerName,
     Tls,
 )
@@ -36,7 +45,16 @@ SECTIONS: Final[tuple[tuple[str, type, bool], ...]] = (
     ("[relay]", Relay, True),
     ("[[accept]]", Accept, False),
     ("[deliver]", Deliver, True),
+    ("[dns]", Dns, True),
     ("[policy]", Policy, True),
+    ("[policy.clients]", Clients, True),
+    ("[[policy.dnsbl]]", Dnsbl, False),
+    ("[[policy.dnswl]]", Dnswl, False),
+    ("[[policy.rhsbl]]", Rhsbl, False),
+    ("[policy.mfcheck]", Mfcheck, True),
+    ("[policy.helo]", HeloRule, True),
+    ("[policy.reverse_dns]", ReverseDns, True),
+    ("[[policy.python]]", PythonStage, False),
     ("[log]", Log, True),
 )
 
@@ -200,7 +218,7 @@ def effective(config: Config, provenance: Mapping[str, str]) -> str:
         if path[:-1] != table:
             table = path[:-1]
             lines += ["", header(table)]
-        if value is None or value == "":
+        if value is None or (value == "" and path[-1] != "header"):
             continue  # no value of its own: another key's default, or a self-made certificate
         key = f"{path[-1]} = {toml(value)}"
         lines.append(f"{key:<50}  # {origin(path, provenance)}")
@@ -209,10 +227,9 @@ def effective(config: Config, provenance: Mapping[str, str]) -> str:
 
 def header(table: Path) -> str:
     """("listen", 0) as [[listen]]; ("tls", "names", "a.b") as [tls.names."a.b"]."""
-    if isinstance(table[-1], int):
-        return f"[[{table[0]}]]"
     names = [str(key) for key in table if isinstance(key, str)]
-    return f"[{'.'.join(name if name.isidentifier() else toml(name) for name in names)}]"
+    name = ".".join(name if name.isidentifier() else toml(name) for name in names)
+    return f"[[{name}]]" if isinstance(table[-1], int) else f"[{name}]"
 
 
 def as_json(config: Config, provenance: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -96,14 +96,40 @@ class Grant(Effect):
 
 
 class Tag(Effect):
-    """A word for later stages and for the next hop's header; score adds to the session's."""
+    """A word for later stages and for the next hop's header; score adds to the session's.
 
-    __slots__ = ("name", "score", "value")
+    zone         the list that said so, for its hits; "" for none
+    is_observed  of a rule that only observes: the score is kept apart and refuses nothing
+    """
 
-    def __init__(self, name: str, value: str = "", score: int = 0) -> None:
+    __slots__ = ("is_observed", "name", "score", "value", "zone")
+
+    def __init__(
+        self, name: str, value: str = "", score: int = 0, *, zone: str = "", is_observed: bool = False
+    ) -> None:
         self.name = name
         self.value = value
         self.score = score
+        self.zone = zone
+        self.is_observed = is_observed
+
+
+class Name(Effect):
+    """The client's reverse name, which leads back to its address."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class ListFailed(Effect):
+    """A list gave no answer, or one that lists don't give: it should be tested."""
+
+    __slots__ = ("zone",)
+
+    def __init__(self, zone: str) -> None:
+        self.zone = zone
 
 
 class Decision:
@@ -126,6 +152,15 @@ class Decision:
 
     def __repr__(self) -> str:
         return f"Decision({self.verdict.name}, {self.reply!r}, stage={self.stage!r})"
+
+
+class Held(Effect):
+    """A refusal that is known but not spoken yet (policy.reject_at)."""
+
+    __slots__ = ("decision",)
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
 
 
 PASSED = Decision(Verdict.PASS)

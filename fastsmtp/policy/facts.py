@@ -9,13 +9,18 @@ Rank 4: pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from types import MappingProxyType
 
 from fastsmtp._body import HeaderFacts
 from fastsmtp._parser import Path
 from fastsmtp.address import Address
 from fastsmtp.message import Envelope
+from fastsmtp.policy.decision import Decision, Held, Tag
+
+NO_LISTS: frozenset[bytes] = frozenset()
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 class Phase(IntEnum):
@@ -69,7 +74,7 @@ class Client:
     address      fastsmtp.address.Address
     port         TCP port, 0 when not known
     origin       where the address comes from
-    name         reverse name, "" when not known (XCLIENT NAME, later DNS)
+    name         reverse name that leads back to the address, "" when not known (DNS, XCLIENT NAME)
     may_relay, skips_checks   granted in the connect phase
     has_pass     waited and delivered within greeting_pass_h
     connections  open ones of this client, this one included, all workers together
@@ -120,13 +125,15 @@ class Facts:
     size_bytes     of the body, in END
     header         HeaderFacts, in END
     messages       messages accepted in this session so far
-    score, tags    what earlier stages said
+    score, tags    what the stages of earlier phases said; observed_score is that of rules that only observe
+    held           refusals that are known and not spoken yet (policy.reject_at), in order
+    bad_lists      zones in quarantine: not asked
     """
 
     __slots__ = (
-        "client", "connections", "declared_bytes", "envelope", "has_waited", "header", "helo", "is_early",
-        "is_extended", "listener", "local_address", "messages", "recipient", "score", "sender", "session_id",
-        "size_bytes", "tags", "tls",
+        "_notes", "bad_lists", "client", "connections", "declared_bytes", "envelope", "has_waited", "header", "held",
+        "helo", "is_early", "is_extended", "listener", "local_address", "messages", "observed_score", "recipient",
+        "score", "sender", "session_id", "size_bytes", "tags", "tls",
     )  # fmt: skip
 
     def __init__(self, session_id: str, listener: str, local_address: str, client: Client) -> None:
@@ -148,4 +155,39 @@ class Facts:
         self.header: HeaderFacts | None = None
         self.messages = 0
         self.score = 0
-        self.tags: dict[str, str] = {}
+        self.observed_score = 0
+        self.tags: Mapping[str, str] = NO_TAGS
+        self.held: tuple[Decision, ...] = ()
+        self.bad_lists: frozenset[bytes] = NO_LISTS
+        self._notes: list[tuple[Phase, Tag | Held]] | None = None
+
+    def note(self, phase: Phase, effect: Tag | Held) -> None:
+        """Remember what a stage of this phase said, for the phases that come."""
+        if self._notes is None:
+            self._notes = []
+        self._notes.append((phase, effect))
+        self._add(effect)
+
+    def forget(self, phase: Phase) -> None:
+        """This phase is about to run again, or is over: what it and the phases behind it said is gone."""
+        if self._notes is None:
+            return
+        kept = [(said, effect) for said, effect in self._notes if said < phase]
+        self._notes = kept or None
+        self.score = self.observed_score = 0
+        self.tags = NO_TAGS
+        self.held = ()
+        for _, effect in kept:
+            self._add(effect)
+
+    def _add(self, effect: Tag | Held) -> None:
+        if type(effect) is Tag:
+            said = self.tags.get(effect.name)
+            value = effect.value if said is None else f"{said},{effect.value}"
+            self.tags = {**self.tags, effect.name: value}
+            if effect.is_observed:
+                self.observed_score += effect.score
+            else:
+                self.score += effect.score
+        elif type(effect) is Held:
+            self.held = (*self.held, effect.decision)

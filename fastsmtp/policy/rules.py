@@ -5,10 +5,27 @@ Rank 4: pure.
 
 from __future__ import annotations
 
-from fastsmtp.policy import greeting, limits, message, relay
-from fastsmtp.policy.facts import Phase
-from fastsmtp.policy.stage import Stage
+from collections.abc import Iterable
+from typing import cast
 
+from fastsmtp.config.settings import Settings
+from fastsmtp.policy import (
+    clients,
+    dnsbl,
+    greeting,
+    helo,
+    limits,
+    message,
+    mfcheck,
+    relay,
+    reverse_dns,
+    rhsbl,
+    score,
+)
+from fastsmtp.policy.facts import Phase
+from fastsmtp.policy.stage import Mode, Stage
+
+# What holds whatever the configuration says of rules.
 STAGES: tuple[Stage, ...] = (
     Stage("client", Phase.CLIENT, relay.know_client, is_check=False),
     Stage("connections", Phase.CONNECT, limits.count_connections, is_check=False),
@@ -19,5 +36,59 @@ STAGES: tuple[Stage, ...] = (
     Stage("recipient", Phase.RCPT, relay.find_recipient, is_check=False),
     Stage("recipients", Phase.RCPT, limits.count_recipients, is_check=False),
     Stage("loop", Phase.END, message.stop_loop, is_check=False),
-    Stage("pass", Phase.END, greeting.grant_pass),
+    Stage("pass", Phase.END, greeting.grant_pass, is_check=False),
 )
+
+
+def stages_of(
+    settings: Settings, own: Iterable[Stage] = (), *, has_answers: bool = True
+) -> tuple[Stage, ...]:
+    """The stages that these settings ask for: what must be, the rules, the operator's own.
+
+    has_answers  False where nobody answers questions: stages of ours that need some are left out
+    """
+    own = tuple(own)
+    rules = [*_rules(settings), *own]
+    if not has_answers:
+        rules = [stage for stage in rules if not stage.asks]
+    rules = [stage for stage in rules if stage.mode != "off"]
+    speaks_at = Phase[settings.policy.reject_at.upper()]
+    said: list[Stage] = []
+    if any(stage.phase < speaks_at for stage in rules):
+        said.append(Stage("held", speaks_at, score.speak_held))
+    if has_scores(settings) or own:
+        phases = [phase for phase in (Phase.HELO, Phase.MAIL, Phase.RCPT) if phase >= speaks_at]
+        if own:
+            phases.append(Phase.END)
+        for phase in phases:
+            said.append(Stage("score", phase, score.check_score))
+            said.append(Stage("score", phase, score.check_observed_score, mode="observe"))
+    if settings.policy.header:
+        said.append(Stage("header", Phase.END, score.refuse_long_header))
+    return (*STAGES, *said, *rules)
+
+
+def _rules(settings: Settings) -> Iterable[Stage]:
+    policy = settings.policy
+    helo_mode, reverse_mode = cast(Mode, policy.helo.mode), cast(Mode, policy.reverse_dns.mode)
+    if settings.deny:
+        yield Stage(score.DENY, Phase.CONNECT, clients.deny_client)
+    if settings.lists:
+        yield Stage("dnsbl", Phase.CONNECT, dnsbl.ask_lists, asks=True)
+    yield Stage("reverse_dns", Phase.CONNECT, reverse_dns.check_reverse_name, mode=reverse_mode, asks=True)
+    if settings.rhsbl.get("ptr"):
+        yield Stage("rhsbl", Phase.CONNECT, rhsbl.ask_of_reverse_name, asks=True)
+    yield Stage("helo", Phase.HELO, helo.check_name, mode=helo_mode)
+    yield Stage("helo", Phase.HELO, helo.check_existence, mode=helo_mode, asks=True)
+    if settings.rhsbl.get("helo"):
+        yield Stage("rhsbl", Phase.HELO, rhsbl.ask_of_helo, asks=True)
+    yield Stage("mfcheck", Phase.MAIL, mfcheck.check_sender, mode=cast(Mode, policy.mfcheck.mode), asks=True)
+    if settings.rhsbl.get("mail"):
+        yield Stage("rhsbl", Phase.MAIL, rhsbl.ask_of_sender, asks=True)
+
+
+def has_scores(settings: Settings) -> bool:
+    """True when some rule of ours may give a score."""
+    policy = settings.policy
+    has_lists = bool(settings.lists) or any(settings.rhsbl.values())
+    return has_lists or bool(policy.helo.score) or bool(policy.reverse_dns.score)

@@ -9,7 +9,11 @@ by whoever called; nothing here waits.
 Of several refusals the highest verdict stands, and among equals the earlier
 stage.  Effects of all stages are carried out, whichever verdict stands.
 A stage that raises is never read as "no opinion": it defers, or passes where
-it says on_error="pass".
+it says on_error="pass".  Where something that is no rule refuses (a limit),
+nothing is asked any more.
+
+A rule's refusal in a phase before policy.reject_at is held: the decision passes
+and carries it as an effect, and the stage "held" speaks it later.
 
 Rank 4: pure.
 """
@@ -19,11 +23,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, reduce
 from types import GeneratorType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from fastsmtp import reply
 from fastsmtp.config.settings import Settings
-from fastsmtp.policy.decision import PASSED, Decision, Verdict, defer
+from fastsmtp.policy.decision import PASSED, Decision, Effect, Held, ListFailed, Name, Tag, Verdict, defer
 from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.stage import Asking, Failed, Mode, Question, Stage
 
@@ -40,6 +44,11 @@ class Report(Protocol):
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
         """A stage in observe mode would have refused."""
 
+
+# A stage that asks for ever would hold its client for ever; the deadline would make each round shorter only.
+MAX_ROUNDS = 8
+# Phases whose refusals can wait for policy.reject_at.
+_HELD_PHASES = frozenset({Phase.CONNECT, Phase.HELO, Phase.MAIL})
 
 _MILDNESS: dict[Mode, int] = {"off": 0, "observe": 1, "enforce": 2}
 
@@ -74,23 +83,31 @@ class Round:
         asking: list[_Asking] = []
         for waiting in self._asking:
             values = tuple(answers.get(question, _NO_ANSWER) for question in waiting.questions)
-            self._plan.step(
-                self._phase, self._facts, waiting.at, waiting.generator, values, self._decided, asking
-            )
+            self._plan.step(self._phase, self._facts, waiting, values, self._decided, asking)
         if asking:
             return Round(self._plan, self._phase, self._facts, self._decided, asking)
         return combine(self._decided)
 
+    def take_effects(self) -> tuple[Effect, ...]:
+        """The effects of the stages that have decided, for a session that goes on while the others wait."""
+        effects: list[Effect] = []
+        for index, (at, decision) in enumerate(self._decided):
+            effects += decision.effects
+            self._decided[index] = (at, Decision(decision.verdict, decision.reply, (), decision.stage))
+        return tuple(effects)
+
 
 class _Asking:
-    """A stage that waits for answers."""
+    """A stage that waits for answers; at is its place in the phase."""
 
-    __slots__ = ("at", "generator", "questions")
+    __slots__ = ("at", "generator", "questions", "rounds", "stage")
 
-    def __init__(self, at: int, generator: Asking, questions: tuple[Question, ...]) -> None:
+    def __init__(self, at: int, stage: Stage, generator: Asking) -> None:
         self.at = at
+        self.stage = stage
         self.generator = generator
-        self.questions = questions
+        self.questions: tuple[Question, ...] = ()
+        self.rounds = 0
 
 
 _NO_ANSWER = Failed("no answer")
@@ -99,7 +116,7 @@ _NO_ANSWER = Failed("no answer")
 class Plan:
     """The stages that one listener's settings ask for, by phase."""
 
-    __slots__ = ("_by_phase", "_is_soft", "_observer", "_report", "_unskippable", "settings")
+    __slots__ = ("_by_phase", "_is_soft", "_observer", "_report", "_unskippable", "settings", "speaks_at")
 
     def __init__(
         self,
@@ -113,6 +130,7 @@ class Plan:
         self._observer = observer
         self._report = report
         self._is_soft = settings.policy.soft_reject
+        self.speaks_at = Phase[settings.policy.reject_at.upper()]
         active = [stage for stage in stages if effective_mode(stage, settings) != "off"]
         self._by_phase = tuple(
             tuple((stage.function, stage) for stage in active if stage.phase is phase) for phase in Phase
@@ -131,6 +149,7 @@ class Plan:
         standing: Decision | None = None
         asking: list[_Asking] | None = None
         decided: list[tuple[int, Decision]] | None = None
+        is_final = False
         at = -1
         for function, stage in stages:
             at += 1
@@ -142,14 +161,17 @@ class Plan:
                 if type(opinion) is GeneratorType:
                     if asking is None:
                         asking, decided = [], []
-                    self.step(phase, facts, at, opinion, None, decided, asking)  # type: ignore[arg-type]
+                    self.step(phase, facts, _Asking(at, stage, opinion), None, decided, asking)  # type: ignore[arg-type]
                     continue
                 if observer is not None:
                     observer(facts, phase, stage, opinion)  # type: ignore[arg-type]
             if opinion is None:
                 continue
             if opinion.verdict is not Verdict.PASS:  # type: ignore[union-attr]
-                opinion = self._weighed(facts, stage, opinion)  # type: ignore[arg-type]
+                opinion = self._weighed(phase, facts, stage, opinion)  # type: ignore[arg-type]
+                is_final = is_final or not stage.is_check
+            elif stage.is_check and opinion.effects:  # type: ignore[union-attr]
+                opinion = self._weighed(phase, facts, stage, opinion)  # type: ignore[arg-type]
             if decided is not None:
                 decided.append((at, opinion))  # type: ignore[arg-type]
             elif standing is None:
@@ -161,23 +183,31 @@ class Plan:
         if standing is not None:
             # What came before the first question stands before all that came after it.
             decided.append((-1, standing))
+        if asking and is_final:
+            # Whatever the answers were, the client is refused: don't ask.
+            for waiting in asking:
+                waiting.generator.close()
+            asking = None
         return Round(self, phase, facts, decided, asking) if asking else combine(decided)
 
     def step(
         self,
         phase: Phase,
         facts: Facts,
-        at: int,
-        generator: Asking,
+        waiting: _Asking,
         answers: tuple[Any, ...] | None,
         decided: list[tuple[int, Decision]],
         asking: list[_Asking],
     ) -> None:
         """Drive one asking stage to its next questions or to its opinion."""
-        stage = (self._unskippable if facts.client.skips_checks else self._by_phase)[phase][at][1]
+        stage = waiting.stage
+        generator = waiting.generator
         opinion: Decision | None
         try:
             questions = next(generator) if answers is None else generator.send(answers)
+            if waiting.rounds == MAX_ROUNDS:
+                generator.close()
+                raise RecursionError(f"more than {MAX_ROUNDS} rounds of questions")
         except StopIteration as end:
             opinion = end.value
             if self._observer is not None:
@@ -185,10 +215,12 @@ class Plan:
         except Exception as error:  # noqa: BLE001 - as in run()
             opinion = self._failed(phase, facts, stage, error)
         else:
-            asking.append(_Asking(at, generator, questions))
+            waiting.questions = questions
+            waiting.rounds += 1
+            asking.append(waiting)
             return
         if opinion is not None:
-            decided.append((at, self._weighed(facts, stage, opinion)))
+            decided.append((waiting.at, self._weighed(phase, facts, stage, opinion)))
 
     def _failed(self, phase: Phase, facts: Facts, stage: Stage, error: Exception) -> Decision | None:
         if self._observer is not None:
@@ -197,26 +229,48 @@ class Plan:
             self._report.defect(facts, stage, error)
         return None if stage.on_error == "pass" else defer(reply.OUR_DEFECT)
 
-    def _weighed(self, facts: Facts, stage: Stage, opinion: Decision) -> Decision:
-        """The opinion as the mode lets it count: observed refusals pass, soft ones turn into 4xx."""
-        if opinion.verdict is Verdict.PASS:
-            return opinion
+    def _weighed(self, phase: Phase, facts: Facts, stage: Stage, opinion: Decision) -> Decision:
+        """The opinion as the mode lets it count: what is only observed changes nothing, soft refusals turn into 4xx.
+
+        An observed rule's tags are told to later stages and to the next hop; its scores are kept apart.
+        """
+        verdict = opinion.verdict
+        name = opinion.stage or stage.name
         if stage.is_check:
-            if effective_mode(stage, self.settings) == "observe":
-                if self._report is not None:
+            if stage.mode == "observe" or self.settings.policy.mode == "observe":
+                if verdict is not Verdict.PASS and self._report is not None:
                     self._report.observed(facts, stage, opinion)
-                return PASSED
-            if self._is_soft and opinion.reply is not None and opinion.reply.is_permanent:
-                return Decision(Verdict.DEFER, opinion.reply.softened(), opinion.effects, stage.name)
-        return Decision(opinion.verdict, opinion.reply, opinion.effects, stage.name)
+                tags = tuple(_observed(effect) for effect in opinion.effects if type(effect) in _HARMLESS)
+                return Decision(Verdict.PASS, None, tags) if tags else PASSED
+            if verdict is Verdict.PASS:
+                return opinion
+            answer = opinion.reply
+            if self._is_soft and answer is not None and answer.is_permanent:
+                verdict, answer = Verdict.DEFER, answer.softened()
+            if phase < self.speaks_at and phase in _HELD_PHASES and verdict is not Verdict.DROP:
+                held = Held(Decision(verdict, answer, (), name))
+                return Decision(Verdict.PASS, None, (*opinion.effects, held))
+            return Decision(verdict, answer, opinion.effects, name)
+        if verdict is Verdict.PASS:
+            return opinion
+        return Decision(verdict, opinion.reply, opinion.effects, name)
+
+
+# What an observed rule may still have: words, names and what is told about lists.
+_HARMLESS = frozenset({Tag, Name, ListFailed})
+
+
+def _observed(effect: Effect) -> Effect:
+    if type(effect) is Tag and not effect.is_observed:
+        return Tag(effect.name, effect.value, effect.score, zone=effect.zone, is_observed=True)
+    return effect
 
 
 def effective_mode(stage: Stage, settings: Settings) -> Mode:
     """The milder of the stage's own mode and policy.mode; what is no rule can't be switched off."""
     if not stage.is_check:
         return "enforce"
-    overall: Mode = settings.policy.mode  # type: ignore[assignment]
-    return min(stage.mode, overall, key=_MILDNESS.__getitem__)
+    return min(stage.mode, cast(Mode, settings.policy.mode), key=_MILDNESS.__getitem__)
 
 
 @lru_cache(maxsize=1024)

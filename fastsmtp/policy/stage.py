@@ -49,6 +49,7 @@ class Stage:
     is_check  False for what must run for everybody (relay control, limits that protect us);
               True for what relay clients and exempt clients skip
     on_error  what a failure of the stage means: "defer" (451) or "pass"
+    asks      it is of no use where nobody answers questions
     """
 
     name: str
@@ -57,3 +58,4 @@ class Stage:
     is_check: bool = True
     on_error: OnError = "defer"
     mode: Mode = "enforce"
+    asks: bool = False

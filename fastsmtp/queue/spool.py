@@ -17,7 +17,7 @@ import errno
 import os
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from typing import Any
 
 from fastsmtp import errors
@@ -105,11 +105,14 @@ class SpoolFile:
 class Body:
     """One message's body.
 
-    size_bytes        bytes written so far
+    size_bytes        bytes written so far, without what was cut
     tail              its last two bytes: what tells whether it ends in CRLF
     """
 
-    __slots__ = ("_budget", "_chunks", "_directory", "_disk", "_file", "_memory_bytes", "size_bytes", "tail")
+    __slots__ = (
+        "_budget", "_chunks", "_cuts", "_directory", "_disk", "_file", "_memory_bytes", "_written_bytes",
+        "size_bytes", "tail",
+    )  # fmt: skip
 
     def __init__(self, disk: Disk, budget: Budget, directory: str) -> None:
         self._disk = disk
@@ -118,6 +121,8 @@ class Body:
         self._chunks: list[bytes] = []
         self._memory_bytes = 0
         self._file: SpoolFile | None = None
+        self._cuts: tuple[tuple[int, int], ...] = ()
+        self._written_bytes = 0
         self.size_bytes = 0
         self.tail = b""
 
@@ -165,36 +170,86 @@ class Body:
         self._memory_bytes = 0
         self._chunks.clear()
 
+    def cut(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Leave these header fields, (offset, length) in order, out of what is read from here on.
+
+        For the end of the body only, and once: what is stored stays as it came (docs/decisions/0011).
+        """
+        written = self.size_bytes
+        self._written_bytes = written
+        self._cuts = tuple(ranges)
+        self.size_bytes = written - sum(length for _, length in ranges)
+        if ranges and sum(ranges[-1]) == written:
+            # What came before a header field, if anything did, ended a line.
+            self.tail = b"\r\n" if self.size_bytes else b""
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body in pieces, from its beginning; none is empty."""
+        cutter = Cutter(self._cuts) if self._cuts else None
         if self._file is None:
             for chunk in self._chunks:
-                if chunk:
-                    yield chunk
+                left = chunk if cutter is None else cutter.take(chunk)
+                if left:
+                    yield left
             return
         offset = 0
-        while offset < self.size_bytes:
+        written = self._written_bytes if self._cuts else self.size_bytes
+        while offset < written:
             found = self._disk.run(self._file.read, offset)
             piece = found if isinstance(found, bytes) else await found
             offset += len(piece)
-            yield piece
+            left = piece if cutter is None else cutter.take(piece)
+            if left:
+                yield left
 
     def blocking_pieces(self, system: Any) -> Iterator[bytes]:
         """The same for a job that runs on the disk already."""
+        cutter = Cutter(self._cuts) if self._cuts else None
         if self._file is None:
-            yield from self._chunks
+            if cutter is None:
+                yield from self._chunks
+            else:
+                yield from filter(None, map(cutter.take, self._chunks))
             return
         offset = 0
-        while offset < self.size_bytes:
+        written = self._written_bytes if self._cuts else self.size_bytes
+        while offset < written:
             piece = self._file.read(system, offset)
             offset += len(piece)
-            yield piece
+            left = piece if cutter is None else cutter.take(piece)
+            if left:
+                yield left
 
     def release(self) -> None:
         """Give back memory and file; at any time, more than once, also while a write is under way."""
         self._forget_memory()
         if self._file is not None:
             self._disk.forget(self._file.close)
+
+
+class Cutter:
+    """Takes the pieces of a body one after another and gives each back without the ranges."""
+
+    __slots__ = ("_offset", "_ranges")
+
+    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self._ranges = ranges
+        self._offset = 0
+
+    def take(self, piece: bytes) -> bytes:
+        start = at = self._offset
+        self._offset = end = start + len(piece)
+        kept = []
+        for offset, length in self._ranges:
+            if offset >= end:
+                break
+            if offset + length > at:
+                kept.append(piece[at - start : max(offset, at) - start])
+                at = min(end, offset + length)
+        if at == start:
+            return piece
+        kept.append(piece[at - start :])
+        return b"".join(kept)
 
 
 def open_unnamed(system: Any, directory: str) -> int:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from fastsmtp import reply
 from fastsmtp._session import QUIT, STARTTLS, XCLIENT, Event, Session
 from fastsmtp.address import Address
-from fastsmtp.policy.decision import Decision, Token, Verdict
+from fastsmtp.policy.decision import PASSED, Decision, Token, Verdict
 from fastsmtp.policy.facts import NO_RATES, Client, Facts, Origin, Phase, TlsFacts
 from fastsmtp.policy.runner import Round
 from fastsmtp.smtp import proxy, xclient
 from fastsmtp.smtp.conversation import HANDLERS, Conversation, Wait
+from fastsmtp.smtp.inquiry import Inquiry
 from fastsmtp.smtp.start_tls import Failed, Outcome, Raised, Upgrade
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Connection(asyncio.BufferedProtocol):
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._upgrade: Upgrade | None = None
-        self._waiting: Round | None = None
+        self._waiting: Inquiry | None = None
         self._service = service = listener.service
         self._buffer = service.buffer
         self._window = service.command_window
@@ -151,15 +152,26 @@ class Connection(asyncio.BufferedProtocol):
         self._conversation = Conversation(profile, self._session, facts)
         self.life = Life.DECIDING
         self.patience_s = NEVER
+        facts.bad_lists = self._service.lists.bad
         decision = self._introduce(facts)
         if type(decision) is Decision:
             self._admitted(decision)
+            return
+        # The batch leaves now, and runs while the greeting is held back, or the handshake is made.
+        inquiry = profile.inquire(decision)  # type: ignore[arg-type]
+        if inquiry.decision is not None:
+            self._admitted(inquiry.decision)
+        elif profile.plan.speaks_at is not Phase.CONNECT:
+            # Whatever comes of it is spoken later, so nobody waits for it here.
+            self._conversation.apply(decision.take_effects(), Phase.CONNECT)  # type: ignore[union-attr]
+            self._conversation.pending = inquiry
+            self._admitted(PASSED)
         elif self._is_implicit:
-            # The ClientHello must meet the handshake and nobody else: the questions wait until it is done.
-            self._waiting = decision  # type: ignore[assignment]
+            # The ClientHello must meet the handshake and nobody else: the decision waits until it is done.
+            self._waiting = inquiry
             self._before_handshake()
         else:
-            self._spawn(self._decide_later(decision, self._admitted))  # type: ignore[arg-type]
+            self._spawn(self._admit_later(inquiry))
 
     def _introduce(self, facts: Facts) -> Decision | Round:
         """Run CLIENT, count the connection, run CONNECT."""
@@ -167,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
         granted = plan.run(Phase.CLIENT, facts)
         if type(granted) is not Decision:
             raise TypeError("a CLIENT stage asks no questions: what it grants is needed at once")
-        self._conversation.apply(granted)
+        self._conversation.apply(granted.effects, Phase.CLIENT)
         self._count(facts)
         return plan.run(Phase.CONNECT, facts)
 
@@ -200,8 +212,8 @@ class Connection(asyncio.BufferedProtocol):
         self._counted = None
 
     def _admitted(self, decision: Decision) -> None:
-        """CONNECT has decided."""
-        self._conversation.apply(decision)
+        """CONNECT has decided, or may decide later."""
+        self._conversation.apply(decision.effects, Phase.CONNECT)
         # What was counted for it is no use any more, and an idle connection shall hold almost nothing.
         self._conversation.facts.client.rates = NO_RATES
         needs_handshake = self._is_implicit and self._conversation.facts.tls is None
@@ -248,7 +260,7 @@ class Connection(asyncio.BufferedProtocol):
         self._decide(Phase.GREETING, self._greeting_decided)
 
     def _greeting_decided(self, decision: Decision) -> None:
-        self._conversation.apply(decision)
+        self._conversation.apply(decision.effects, Phase.GREETING)
         if decision.verdict is not Verdict.PASS:
             self._conversation.log_refusal(decision)
             self._refuse_greeting(decision)
@@ -268,6 +280,9 @@ class Connection(asyncio.BufferedProtocol):
             then(decision)
         else:
             self._spawn(self._decide_later(decision, then))  # type: ignore[arg-type]
+
+    async def _admit_later(self, inquiry: Inquiry) -> None:
+        self._admitted(await inquiry.wait())
 
     async def _decide_later(self, waiting: Round, then: Callable[[Decision], None]) -> None:
         then(await self._profile.settle(waiting))
@@ -484,7 +499,7 @@ class Connection(asyncio.BufferedProtocol):
             self._session.reply(reply.SYNTAX_ERROR)
             return None
         facts = conversation.facts
-        conversation.restart()
+        conversation.start_over()
         self._uncount()
         facts.local_address = told.local_address or facts.local_address
         self._profile.log.line(
@@ -500,7 +515,7 @@ class Connection(asyncio.BufferedProtocol):
         profile = self._profile
         facts = conversation.facts
         decision = await profile.settle(self._introduce(facts))
-        conversation.apply(decision)
+        conversation.apply(decision.effects, Phase.CONNECT)
         facts.helo = helo
         if decision.reply is None:
             session.restart()
@@ -527,7 +542,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _starttls_decided(self, decision: Decision) -> None:
         conversation = self._conversation
-        conversation.apply(decision)
+        conversation.apply(decision.effects, Phase.STARTTLS)
         if decision.reply is not None:
             conversation.log_refusal(decision)
             self._session.reply(decision.reply)
@@ -543,7 +558,7 @@ class Connection(asyncio.BufferedProtocol):
             raise TypeError("a STARTTLS stage asks no questions on a listener with implicit TLS")
 
     def _implicit_decided(self, decision: Decision) -> None:
-        self._conversation.apply(decision)
+        self._conversation.apply(decision.effects, Phase.STARTTLS)
         if decision.reply is not None:
             self._conversation.log_refusal(decision)
             self._raw.close()
@@ -600,7 +615,7 @@ class Connection(asyncio.BufferedProtocol):
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self.life = Life.DECIDING
-            self._spawn(self._decide_later(waiting, self._admitted))
+            self._spawn(self._admit_later(waiting))
         elif self._is_implicit:
             self._hold_greeting()
         else:

@@ -24,24 +24,29 @@ from fastsmtp.policy.decision import (
     Effect,
     Grant,
     GrantPass,
+    Held,
+    ListFailed,
+    Name,
     Route,
     Tag,
     TakeToken,
     Token,
     Verdict,
 )
+from fastsmtp.policy import header
 from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.runner import Round
 from fastsmtp.reply import Reply
 from fastsmtp.sink import Transaction
 
 if TYPE_CHECKING:
+    from fastsmtp.smtp.inquiry import Inquiry
     from fastsmtp.smtp.profile import Profile
 
 Wait = Coroutine[Any, Any, None] | None
 
 # An enumeration's members cost a look-up each time.
-_MAIL, _RCPT, _DATA, _END = Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.END
+_HELO, _MAIL, _RCPT, _DATA, _END = Phase.HELO, Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.END
 _MESSAGES, _RECIPIENTS = int(Token.MESSAGES), int(Token.RECIPIENTS)
 
 
@@ -53,11 +58,12 @@ class Conversation:
     is_committing   the message is with the sink and its answer is on the way: a lost client doesn't stop it
     began_s      when the last MAIL came, monotonic seconds
     has_logged   at least one line tells of this session
+    pending      what CONNECT asked, while the session goes on; HELO, MAIL and RCPT wait for it
     """
 
     __slots__ = (
         "_headers", "_profile", "_pass_s", "_path", "_plan", "_route", "_scanner",
-        "_received_head", "began_s", "facts", "has_logged", "is_committing", "session", "transaction",
+        "_received_head", "began_s", "facts", "has_logged", "is_committing", "pending", "session", "transaction",
     )  # fmt: skip
 
     def __init__(self, profile: Profile, session: Session, facts: Facts) -> None:
@@ -68,6 +74,7 @@ class Conversation:
         self.transaction: Transaction | None = None
         self.is_committing = False
         self.has_logged = False
+        self.pending: Inquiry | None = None
         self._scanner: HeaderScanner | None = None
         self._headers: list[bytes] | None = None
         self._route: Route | None = None
@@ -78,20 +85,27 @@ class Conversation:
     # --- the events ------------------------------------------------------------------------------
 
     def helo(self, event: Event) -> Wait:
-        self.facts.helo = event.name
-        self.facts.is_extended = event.is_extended
+        if self.pending is not None:
+            return self._catch_up(event, Conversation.helo)
+        facts = self.facts
+        facts.helo = event.name
+        facts.is_extended = event.is_extended
+        facts.forget(_HELO)
         self._received_head = ""
-        decision = self._plan.run(Phase.HELO, self.facts)
+        decision = self._plan.run(_HELO, facts)
         if type(decision) is Decision:
             return self._helo_decided(event, decision)
-        return self._decide_later(decision, event, self._helo_decided)  # type: ignore[arg-type]
+        return self._ask(decision, event, self._helo_decided)  # type: ignore[arg-type]
 
     def _helo_decided(self, event: Event, decision: Decision) -> Wait:
-        return self._answer(decision, reply.OK)
+        return self._answer(decision, reply.OK, _HELO)
 
     def mail(self, event: Event) -> Wait:
+        if self.pending is not None:
+            return self._catch_up(event, Conversation.mail)
         facts = self.facts
         profile = self._profile
+        facts.forget(_MAIL)
         facts.sender = event.path
         facts.declared_bytes = event.size_bytes
         self.began_s = profile.now()
@@ -100,7 +114,7 @@ class Conversation:
         decision = self._plan.run(_MAIL, facts)
         if type(decision) is Decision:
             return self._mail_decided(event, decision)
-        return self._decide_later(decision, event, self._mail_decided)  # type: ignore[arg-type]
+        return self._ask(decision, event, self._mail_decided)  # type: ignore[arg-type]
 
     def _mail_decided(self, event: Event, decision: Decision) -> Wait:
         path = event.path
@@ -117,9 +131,11 @@ class Conversation:
             if not decision.effects:
                 self.session.reply(reply.SENDER_OK)
                 return None
-        return self._answer(decision, reply.SENDER_OK)
+        return self._answer(decision, reply.SENDER_OK, _MAIL)
 
     def rcpt(self, event: Event) -> Wait:
+        if self.pending is not None:
+            return self._catch_up(event, Conversation.rcpt)
         facts = self.facts
         profile = self._profile
         facts.recipient = event.path
@@ -128,12 +144,12 @@ class Conversation:
         decision = self._plan.run(_RCPT, facts)
         if type(decision) is Decision:
             return self._rcpt_decided(event, decision)
-        return self._decide_later(decision, event, self._rcpt_decided)  # type: ignore[arg-type]
+        return self._ask(decision, event, self._rcpt_decided)  # type: ignore[arg-type]
 
     def _rcpt_decided(self, event: Event, decision: Decision) -> Wait:
         if decision.reply is not None:
-            return self._answer(decision, reply.RECIPIENT_OK)
-        delay_s = self._apply(decision.effects) if decision.effects else 0.0
+            return self._answer(decision, reply.RECIPIENT_OK, _RCPT)
+        delay_s = self._apply(decision.effects, _RCPT) if decision.effects else 0.0
         facts = self.facts
         route = self._route
         envelope = facts.envelope
@@ -178,14 +194,14 @@ class Conversation:
         decision = self._plan.run(_DATA, self.facts)
         if type(decision) is Decision:
             return self._data_decided(event, decision)
-        return self._decide_later(decision, event, self._data_decided)  # type: ignore[arg-type]
+        return self._ask(decision, event, self._data_decided)  # type: ignore[arg-type]
 
     def _data_decided(self, event: Event, decision: Decision) -> Wait:
         positive = reply.OK if event.is_chunked else reply.START_DATA
         if decision.reply is not None:
             self._abort()
-            return self._answer(decision, positive)
-        delay_s = self._apply(decision.effects) if decision.effects else 0.0
+            return self._answer(decision, positive, _DATA)
+        delay_s = self._apply(decision.effects, _DATA) if decision.effects else 0.0
         transaction = self.transaction
         if transaction is None:
             raise RuntimeError("DATA without a transaction")
@@ -225,14 +241,12 @@ class Conversation:
         decision = self._plan.run(_END, facts)
         if type(decision) is Decision:
             return self._end_decided(event, decision)
-        return self._decide_later(decision, event, self._end_decided)  # type: ignore[arg-type]
+        return self._ask(decision, event, self._end_decided)  # type: ignore[arg-type]
 
     def _end_decided(self, event: Event, decision: Decision) -> Wait:
         if decision.reply is not None:
-            self._abort()
-            self._forget()
-            return self._answer(decision, reply.OK)
-        delay_s = self._apply(decision.effects) if decision.effects else 0.0
+            return self._refuse_message(decision)
+        delay_s = self._apply(decision.effects, _END) if decision.effects else 0.0
         profile = self._profile
         facts = self.facts
         transaction = self.transaction
@@ -244,6 +258,13 @@ class Conversation:
         prefix = profile.received.field(head, facts, f"{facts.session_id}.{facts.messages + 1}")
         if self._headers is not None:
             prefix = b"".join((prefix, *self._headers))
+        field_name = profile.field_name
+        if field_name:
+            if facts.tags or facts.score:
+                prefix += header.write(profile.settings.policy.header, facts)
+            if not facts.client.may_relay and facts.header.has(field_name):  # type: ignore[union-attr]
+                # Who is outside can't speak in our name.
+                transaction.cut(header.foreign(field_name, facts.header))  # type: ignore[arg-type]
         answer = transaction.commit(prefix)
         if type(answer) is Reply and not delay_s:
             self.transaction = None
@@ -251,6 +272,13 @@ class Conversation:
             return None
         self.is_committing = True
         return self._commit_later(answer, delay_s)
+
+    def _refuse_message(self, decision: Decision) -> Wait:
+        """Policy says no to the whole message; the log still knows whose it was."""
+        self._abort()
+        wait = self._answer(decision, reply.OK, _END)
+        self._forget()
+        return wait
 
     async def _commit_later(self, answer: Reply | Awaitable[Reply], delay_s: float) -> None:
         try:
@@ -279,6 +307,8 @@ class Conversation:
                 id=facts.session_id,
                 client=facts.client.address.text,
                 helo=facts.helo,
+                name=facts.client.name or None,
+                score=facts.score or None,
                 from_=envelope.sender,  # type: ignore[union-attr]
                 rcpt=recipients[0].address if len(recipients) == 1 else [r.address for r in recipients],
                 rcpts=len(recipients),
@@ -320,16 +350,43 @@ class Conversation:
 
     # --- what they share -------------------------------------------------------------------------
 
+    def _ask(self, first: Round, event: Event, then: Callable[[Event, Decision], Wait]) -> Wait:
+        """then() with the decision: now, when all answers are known, else as a wait."""
+        inquiry = self._profile.inquire(first)
+        if inquiry.decision is not None:
+            return then(event, inquiry.decision)
+        return self._decide_later(inquiry, event, then)
+
     async def _decide_later(
-        self, waiting: Round, event: Event, then: Callable[[Event, Decision], Wait]
+        self, inquiry: Inquiry, event: Event, then: Callable[[Event, Decision], Wait]
     ) -> None:
-        wait = then(event, await self._profile.settle(waiting))
+        wait = then(event, await inquiry.wait())
         if wait is not None:
             await wait
 
-    def _answer(self, decision: Decision, positive: Reply) -> Wait:
+    def _catch_up(self, event: Event, handler: Callable[[Conversation, Event], Wait]) -> Wait:
+        """What CONNECT asked must be answered before a command is decided; then the command's turn comes."""
+        decision = self.pending.decision  # type: ignore[union-attr]
+        if decision is None:
+            return self._catch_up_later(event, handler)
+        self.pending = None
+        self._received_head = ""
+        if decision.reply is not None:
+            return self._answer(decision, reply.OK, Phase.CONNECT)
+        self._apply(decision.effects, Phase.CONNECT)
+        return handler(self, event)
+
+    async def _catch_up_later(self, event: Event, handler: Callable[[Conversation, Event], Wait]) -> None:
+        pending = self.pending
+        if pending is not None:
+            await pending.wait()
+        wait = self._catch_up(event, handler)
+        if wait is not None:
+            await wait
+
+    def _answer(self, decision: Decision, positive: Reply, phase: Phase) -> Wait:
         """The decision's own reply, or the positive one; held back where an effect says so."""
-        delay_s = self._apply(decision.effects) if decision.effects else 0.0
+        delay_s = self._apply(decision.effects, phase) if decision.effects else 0.0
         if delay_s:
             return self._answer_later(decision, positive, delay_s)
         self._answer_now(decision, positive)
@@ -350,7 +407,7 @@ class Conversation:
             self.give_up()
             self.session.close()
 
-    def _apply(self, effects: tuple[Effect, ...]) -> float:
+    def _apply(self, effects: tuple[Effect, ...], phase: Phase) -> float:
         """Carry the effects out; returns for how many seconds the reply is held back."""
         delay_s = 0.0
         facts = self.facts
@@ -370,15 +427,22 @@ class Conversation:
                 self._headers = self._headers or []
                 self._headers.append(f"{effect.name}: {effect.value}\r\n".encode())  # type: ignore[attr-defined]
             elif kind is Tag:
-                facts.tags[effect.name] = effect.value  # type: ignore[attr-defined]
-                facts.score += effect.score  # type: ignore[attr-defined]
+                facts.note(phase, effect)  # type: ignore[arg-type]
+                if effect.zone:  # type: ignore[attr-defined]
+                    self._profile.service.lists.hit(effect.zone)  # type: ignore[attr-defined]
+            elif kind is Held:
+                facts.note(phase, effect)  # type: ignore[arg-type]
+            elif kind is Name:
+                facts.client.name = effect.name  # type: ignore[attr-defined]
+            elif kind is ListFailed:
+                self._profile.service.lists.failed(effect.zone)  # type: ignore[attr-defined]
             elif kind is GrantPass:
                 self._pass_s = effect.seconds  # type: ignore[attr-defined]
         return delay_s
 
-    def apply(self, decision: Decision) -> float:
+    def apply(self, effects: tuple[Effect, ...], phase: Phase) -> float:
         """For the phases before the first command: effects of a decision that the connection took."""
-        return self._apply(decision.effects)
+        return self._apply(effects, phase)
 
     async def _asked(self, awaitable: Awaitable[Any]) -> Any:
         """The sink's answer; the world's failures are answers as well."""
@@ -408,6 +472,8 @@ class Conversation:
             id=facts.session_id,
             client=facts.client.address.text,
             helo=facts.helo,
+            name=facts.client.name or None,
+            score=facts.score or None,
             from_=None if facts.sender is None else facts.sender.address,
             rcpt=None if facts.recipient is None else facts.recipient.address,
             stage=stage,
@@ -451,6 +517,13 @@ class Conversation:
         facts = self.facts
         facts.helo = b""
         facts.is_extended = False
+        facts.forget(_HELO)
+
+    def start_over(self) -> None:
+        """Somebody else is the client now (XCLIENT): nothing that was found counts any more."""
+        self.restart()
+        self.pending = None
+        self.facts.forget(Phase.CLIENT)
 
     def failed(self, error: Exception) -> None:
         """An exception came out of a handler or a wait.

@@ -14,9 +14,10 @@ from fastsmtp._session import Terms
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Decision
 from fastsmtp.policy.facts import Client, Facts
-from fastsmtp.policy.rules import STAGES
+from fastsmtp.policy.rules import stages_of
 from fastsmtp.policy.runner import Plan, Round
 from fastsmtp.policy.stage import Stage
+from fastsmtp.smtp.inquiry import Inquiry
 from fastsmtp.smtp.received import ReceivedWriter
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ class Profile:
     terms          what the session offers; xclient_terms for clients that may use XCLIENT
     tls            the TLS engine, or None when the listener has tls = "off"
     counts_*       whether a limit asks for this rate, so that nothing is looked up for nothing
+    field_name     policy.header in lower case, as HeaderFacts has names; b"" for none
     """
 
     __slots__ = (
         "banner_name", "counters", "counts_connections", "counts_handshakes", "counts_messages",
-        "counts_recipients", "log", "now", "plan", "received", "service", "settings", "sink", "terms", "tls",
+        "counts_recipients", "field_name", "log", "now", "plan", "received", "service", "settings", "sink", "terms", "tls",
         "xclient_terms",
     )  # fmt: skip
 
@@ -50,7 +52,13 @@ class Profile:
         self.log = service.log
         self.counters = service.counters
         self.now = service.now
-        self.plan = Plan(STAGES, settings, observer=service.observer, report=self)
+        stages = stages_of(
+            settings,
+            [service.own_stages[rule] for rule in settings.policy.python if rule in service.own_stages],
+            has_answers=service.resolver is not None,
+        )
+        self.plan = Plan(stages, settings, observer=service.observer, report=self)
+        self.field_name = settings.policy.header.lower().encode()
         self.terms = session_terms(settings, has_tls=tls is not None, is_xclient_allowed=False)
         self.xclient_terms = session_terms(settings, has_tls=tls is not None, is_xclient_allowed=True)
         self.received = ReceivedWriter(settings.hostname, service.wall)
@@ -69,11 +77,15 @@ class Profile:
     def grant_pass(self, client: Client, seconds: float) -> None:
         self.counters.grant_pass(client.address.key, self.now() + seconds)
 
+    def inquire(self, first: Round) -> Inquiry:
+        """Ask the questions of a phase, all rounds of them."""
+        return Inquiry(self.service, first)
+
     async def settle(self, waiting: Decision | Round) -> Decision:
         """Ask round after round until there is a decision."""
-        while type(waiting) is not Decision:
-            waiting = waiting.resume(await self.service.ask(waiting.questions))  # type: ignore[union-attr]
-        return waiting
+        if type(waiting) is Decision:
+            return waiting
+        return await self.inquire(waiting).wait()  # type: ignore[arg-type]
 
     async def sleep(self, seconds: float) -> None:
         """A tarpit's delay."""
@@ -93,9 +105,12 @@ class Profile:
             helo=facts.helo,
             from_=None if facts.sender is None else facts.sender.address,
             rcpt=None if facts.recipient is None else facts.recipient.address,
+            score=facts.score + facts.observed_score or None,
             stage=stage.name,
             code=None if refusal is None else refusal.code,
             enhanced=None if refusal is None else refusal.enhanced,
+            reason=None if refusal is None else refusal.lines[-1],
+            name=facts.client.name or None,
         )
 
     def log_defect(self, facts: Facts, error: BaseException, stage: str = "") -> None:

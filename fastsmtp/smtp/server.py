@@ -24,12 +24,15 @@ from fastsmtp._counters import Counters
 from fastsmtp.config.load import load
 from fastsmtp.config.settings import Settings
 from fastsmtp.log import Log, NullLog
+from fastsmtp.policy.own import load_stages
 from fastsmtp.queue.spool import Budget
+from fastsmtp.resolver import make_resolver
 from fastsmtp.sink import CallableSink, Handler, Sink
 from fastsmtp.smtp.service import Service
 
 if TYPE_CHECKING:
     from fastsmtp.policy.runner import Observer
+    from fastsmtp.resolver import Asker
     from fastsmtp.tls import ServerTls
 
 # One process has few clients at once; the daemon's table is larger.
@@ -44,6 +47,10 @@ class Server:
     listener  the keys of its [[listen]] but the address: {"greeting_delay_s": 1.0, "proxy_from": [...]}
     log       where log lines go: an object with line(event, **fields) and flush(); default: nowhere
     observer  told of every policy stage that ran
+    resolver  answers the questions of the checks: a fastsmtp.resolver.Resolver, or anything with its put().
+              Without one, one is made when `config` has a `dns` table (dns={} is resolv.conf); with neither
+              nothing is ever asked, and the checks that need answers (mfcheck, reverse DNS, lists ...) don't run.
+              The server closes it
     drain_s   at the end, seconds for open transactions to finish
     config    the tables of the configuration file as keywords, nested as there: hostname="mx.example.org",
               limits={"recipients": 10}, accept=[{"domain": ["example.org"]}].  Without accept, mail for
@@ -64,6 +71,7 @@ class Server:
         log: Log | None = None,
         listener: Mapping[str, Any] | None = None,
         observer: Observer | None = None,
+        resolver: Asker | None = None,
         drain_s: float = 5.0,
         **config: Any,
     ) -> None:
@@ -73,6 +81,7 @@ class Server:
         self._sink = sink
         self._log = log or NullLog()
         self._observer = observer
+        self._resolver = resolver
         self._drain_s = drain_s
         self._config = config
         self._listener = dict(listener or {})
@@ -91,6 +100,11 @@ class Server:
         values.setdefault("accept", [{"domain": ["*"], "deliver": "discard"}])
         loaded = load(values=values)
         settings = loaded.settings
+        own_stages = load_stages([one.policy for one in settings])
+        dns = loaded.config.dns
+        resolver = self._resolver
+        if resolver is None and "dns" in self._config:
+            resolver = make_resolver(dns.servers, timeout_s=dns.timeout_s, cache_bytes=dns.cache_bytes)
         sockets = [_bind(place) for place in self._places]
         try:
             service = Service(
@@ -99,6 +113,9 @@ class Server:
                 counters=Counters(1, _CLIENT_SLOTS).region(0),
                 sink=self._as_sink(settings[0].limits.body_memory_bytes),
                 tls=[_tls_of(one) for one in settings],
+                resolver=resolver,
+                questions_s=dns.timeout_s,
+                own_stages=own_stages,
                 observer=self._observer,
             )
         except BaseException:

@@ -10,17 +10,19 @@ Rank 8.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from fastsmtp import reply
 from fastsmtp._counters import Region
 from fastsmtp.config.settings import Settings
+from fastsmtp.listcare import ListCare
 from fastsmtp.log import Log
 from fastsmtp.policy.runner import Observer
-from fastsmtp.policy.stage import Failed, Question
+from fastsmtp.policy.stage import Stage
 from fastsmtp.sink import Sink
 from fastsmtp.smtp.connection import STRESSED_COMMAND_S, Connection
 from fastsmtp.smtp.ids import SessionIds
@@ -28,6 +30,8 @@ from fastsmtp.smtp.listener import Listener
 from fastsmtp.smtp.profile import Profile
 
 if TYPE_CHECKING:
+    from fastsmtp.config.model import PythonStage
+    from fastsmtp.resolver import Asker
     from fastsmtp.tls import ServerTls
 
 # The read window inside a body, and while commands are expected.  What a client sends while it has to wait is kept
@@ -42,9 +46,6 @@ STRESS_SHARE = 0.8
 # Descriptors kept for log, spool files, next hops and the loop itself.
 DESCRIPTORS_KEPT = 64
 
-Ask = Callable[[tuple[Question, ...]], Awaitable[Mapping[Question, Any]]]
-
-
 class Service:
     """Serves listeners until drained.
 
@@ -53,7 +54,10 @@ class Service:
     worker       its number, part of the session ids
     now, wall    monotonic and wall clock, seconds
     descriptors  how many open files this process may have; None: no limit
-    ask          answers the policy's questions, as a mapping; a question that is not in it has failed
+    resolver     answers the DNS questions of policy; None: nobody does, and rules that need answers are left out.
+                 The service closes it
+    questions_s  how long the questions of one phase may take
+    own_stages   the operator's own stages, as policy.own.load_stages gives them
     observer     told of every stage that ran
     """
 
@@ -69,7 +73,9 @@ class Service:
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         descriptors: int | None = None,
-        ask: Ask | None = None,
+        resolver: Asker | None = None,
+        questions_s: float = 5.0,
+        own_stages: Mapping[PythonStage, Stage] | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -78,7 +84,19 @@ class Service:
         self.sink = sink
         self.now = now
         self.wall = wall
-        self.ask: Ask = ask or _no_engine
+        self.resolver = resolver
+        self.questions_s = questions_s
+        self.own_stages = own_stages or {}
+        self.lists = ListCare(
+            [zone for one in settings for zone in (*one.lists, *(z for zones in one.rhsbl.values() for z in zones))],
+            resolver,
+            log=log,
+            now=now,
+            random=os.urandom,
+            worker=worker,
+            timeout_s=questions_s,
+        )
+        self.lists.tick(now())
         self.observer = observer
         self.ids = SessionIds(worker, wall)
         self.buffer = bytearray(WINDOW_BYTES)
@@ -155,6 +173,7 @@ class Service:
             self._expire(connection, now)
         if now - self._swept_s >= SWEEP_S:
             self._swept_s = now
+            self.lists.tick(now)
             for connection in [c for c in self.connections if c.is_transaction_over(now)]:
                 self._expire(connection, now)
         if self.is_stressed:
@@ -245,8 +264,8 @@ class Service:
             # connection_lost is called by the loop in one of its next turns.
             await asyncio.sleep(0)
         await self.sink.close()
+        self.lists.close()
+        if self.resolver is not None:
+            self.resolver.close()
         self.log.flush()
 
-
-async def _no_engine(questions: tuple[Question, ...]) -> Mapping[Question, Any]:
-    return {question: Failed("nobody answers questions here") for question in questions}

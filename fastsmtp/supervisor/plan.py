@@ -25,8 +25,10 @@ from fastsmtp.errors import ConfigError
 from fastsmtp.log import LogWriter
 from fastsmtp.log_destination import Destination, open_destination
 from fastsmtp.log_format import JsonLines, Logfmt
+from fastsmtp.policy.own import load_stages
 from fastsmtp.queue.disk import ThreadDisk
 from fastsmtp.queue.spool import Budget
+from fastsmtp.resolver import make_resolver
 from fastsmtp.sink import DirectSink
 from fastsmtp.smtp.service import Service
 from fastsmtp.supervisor.shapes import Listener, Seat
@@ -52,6 +54,8 @@ class ServerPlan:
         self.listeners: Sequence[Listener] = [_listener(one) for one in loaded.settings]
         self.settings: tuple[Settings, ...] = loaded.settings
         self.lists = loaded.lists
+        # Imported here, so that a fault stops the start or the reload, and the workers share what was imported.
+        self.own_stages = load_stages([one.policy for one in loaded.settings], fresh=True)
         self._pem: dict[str, bytes] = {}
         self._made: dict[Tls, Credentials] = {}
         make_directory(self.state, 0o755)
@@ -111,6 +115,12 @@ class ServerPlan:
         ignore_bad_server_names()
         log = self._writer(self._destination)
         config = self.loaded.config
+        resolver = make_resolver(
+            config.dns.servers,
+            timeout_s=config.dns.timeout_s,
+            cache_bytes=config.dns.cache_bytes,
+            workers=self.workers,
+        )
         sink = DirectSink(
             disk=ThreadDisk(),
             budget=Budget(max(one.limits.body_memory_bytes for one in self.settings)),
@@ -125,6 +135,9 @@ class ServerPlan:
             sink=sink,
             tls=self.tls_of_listeners(),
             worker=seat.identity,
+            resolver=resolver,
+            questions_s=config.dns.timeout_s,
+            own_stages=self.own_stages,
             descriptors=seat.descriptors,
         )
         for listener, sock in seat.sockets:

@@ -90,10 +90,10 @@ FAULTS = [
         "F:3: listen.tls.mode: must be off, starttls, required or implicit, not 'on'",
         "F:4: listen.tls.ciphers: no such key",
     ]),
-    ("[[listen]]\n[listen.limits]\nerrors = 0\n[listen.policy]\nmod = 'off'\ndnsbl = []", [
+    ("[[listen]]\n[listen.limits]\nerrors = 0\n[listen.policy]\nmod = 'off'\np0f = []", [
         "F:3: listen.limits.errors: must be at least 1, not 0",
         "F:5: listen.policy.mod: no such key; did you mean 'mode'?",
-        "F:6: listen.policy.dnsbl: not built in this version",
+        "F:6: listen.policy.p0f: not built in this version",
     ]),
     ("[[listen]]\ntls_table = {}", ["F:2: listen.tls_table: no such key"]),
     ("[[listen]]\nbare_newline = 'accept'\ngreeting_delay_s = 61", [
@@ -220,10 +220,13 @@ def test_a_text_that_ends_too_early_says_on_which_line() -> None:
             "--accept: has no deliver, and deliver.default is refuse: its mail has no place to go"
         ]),
         ({"deliver": "mx"}, ["--deliver: mx: not built in this version"]),
-        ({"qmail": "/var/qmail", "tcprules": "/etc/tcp.smtp", "dns": ("127.0.0.1",)}, [
+        ({"qmail": "/var/qmail", "tcprules": "/etc/tcp.smtp"}, [
             "--qmail: not built in this version",
             "--tcprules: not built in this version",
-            "--dns: not built in this version",
+        ]),
+        ({"dns": ("127.0.0.1", "ns.example", "[::1]:0")}, [
+            "--dns: 'ns.example': a name server is an address, with or without port",
+            "--dns: '[::1]:0': a name server is an address, with or without port",
         ]),
         ({"user": "a/b"}, ["--user: 'a/b' must be letters, digits, _ . -"]),
     ],

@@ -22,7 +22,7 @@ from tests.unit.config_host import FakeHost
 ROOT = pathlib.Path(__file__).parent.parent.parent
 DESIGN = (ROOT / "tests/data/design.example.toml").read_text()
 
-TABLES = {title.strip("[]"): record for title, record, _ in SECTIONS if title and "." not in title}
+TABLES = {title.strip("[]").rpartition(".")[2]: record for title, record, _ in SECTIONS if title and '"' not in title}
 TABLES["names"] = ServerName
 
 
@@ -103,7 +103,7 @@ def in_model(path: tuple[str, ...]) -> bool:
         known = {field.name: field for field in dataclasses.fields(record)}
         if name not in known:
             return False
-        record = TABLES.get(name, record)
+        record = TABLES.get(name, record) if "doc" not in known[name].metadata else record
     return True
 
 
@@ -143,7 +143,7 @@ def test_the_design_s_defaults_are_ours() -> None:
 
 
 def design_sections() -> dict[str, str]:
-    parts = re.split(r"^\[+([a-z]+)\]+.*\n", DESIGN, flags=re.MULTILINE)
+    parts = re.split(r"^\[+(?:policy\.)?([a-z0-9_]+)\]+.*\n", DESIGN, flags=re.MULTILINE)
     return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
 
 

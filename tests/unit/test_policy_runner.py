@@ -21,13 +21,9 @@ BUSY = defer(reply.OVERLOADED)
 
 
 def settings(**policy: Any) -> Settings:
-    return load(
-        values={
-            "hostname": "mx.example",
-            "accept": [{"domain": ["*"], "deliver": "discard"}],
-            "policy": policy,
-        }
-    ).settings[0]
+    """Refusals are spoken in their own phase, unless the test says otherwise."""
+    values = {"hostname": "mx.example", "accept": [{"domain": ["*"], "deliver": "discard"}]}
+    return load(values={**values, "policy": {"reject_at": "connect", **policy}}).settings[0]
 
 
 def facts(*, skips_checks: bool = False) -> Facts:

@@ -1,0 +1,62 @@
+"""Can the envelope sender be answered?  Who can't be told of a failure should not send.
+
+Rank 4: pure.
+"""
+
+from __future__ import annotations
+
+from fastsmtp import reply
+from fastsmtp._dns import Status
+from fastsmtp.config.names import parse_domain_name
+from fastsmtp.config.settings import Settings
+from fastsmtp.policy.decision import Tag, defer, reject
+from fastsmtp.policy.facts import Facts
+from fastsmtp.policy.questions import AAAA, MX, A, Question, is_failed, records
+from fastsmtp.policy.stage import Asking
+
+# Exchanges whose addresses are looked up; who can't be reached by these is hardly reached by a sixth.
+EXCHANGES_MAX = 5
+
+_NO_MAIL = reject(reply.SENDER_HAS_NO_MAIL, Tag("mfcheck", "none"))
+_NULL_MX = reject(reply.SENDER_NULL_MX, Tag("mfcheck", "null-mx"))
+_UNKNOWN = defer(reply.SENDER_UNKNOWN_YET, Tag("mfcheck", "failed"))
+
+
+def check_sender(facts: Facts, settings: Settings) -> Asking | None:
+    """MAIL: MX, then A and AAAA (RFC 5321 section 5.1), of the sender's domain.
+
+    The null sender (RFC 5321 section 4.5.5) and address literals pass unasked.
+    """
+    path = facts.sender
+    if path is None or not path.domain or path.domain.startswith(b"["):
+        return None
+    return _ask(path.domain)
+
+
+def _ask(domain: bytes) -> Asking:
+    if not domain.isascii():
+        try:
+            domain = parse_domain_name(domain.decode()).encode()
+        except ValueError:
+            # No such domain can be in the DNS (RFC 5891 section 5).
+            return _NO_MAIL
+    (exchanges,) = yield (Question(domain, MX),)
+    if is_failed(exchanges):
+        return _NO_MAIL if getattr(exchanges, "status", None) == Status.BADNAME else _UNKNOWN
+    if not exchanges.records:
+        if exchanges.status == Status.NXDOMAIN:
+            return _NO_MAIL
+        hosts = [domain]
+    else:
+        hosts = [exchange for _, exchange in sorted(exchanges.records) if exchange]
+        if not hosts:
+            # RFC 7505 section 3: the only record is "0 .".
+            return _NULL_MX
+    names = hosts[:EXCHANGES_MAX]
+    answers = yield tuple([Question(name, kind) for name in names for kind in (A, AAAA)])
+    if any(records(answer) for answer in answers):
+        return None
+    # An exchange that was not looked up may be the good one.
+    if len(hosts) > EXCHANGES_MAX or any(is_failed(answer) for answer in answers):
+        return _UNKNOWN
+    return _NO_MAIL

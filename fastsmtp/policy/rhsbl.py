@@ -1,0 +1,82 @@
+"""Lists of domains (RFC 5782 section 4): the envelope sender's, the one in HELO, the confirmed reverse name.
+
+Only domain names are asked for, never an address: lists take that for misuse and answer "refused".
+
+Rank 4: pure.
+"""
+
+from __future__ import annotations
+
+import re
+
+from fastsmtp import reply
+from fastsmtp.config.settings import Settings
+from fastsmtp.config.zones import Zone, oddity
+from fastsmtp.policy.decision import Effect, ListFailed, Tag, passed, reject
+from fastsmtp.policy.facts import Facts
+from fastsmtp.policy.questions import TXT, A, Question, is_failed, text_of
+from fastsmtp.policy.reverse_dns import find_name
+from fastsmtp.policy.stage import Asking, Opinion
+
+# At least two labels, and the last one no number: else it is an address.
+_DOMAIN = re.compile(rb"(?:[a-z0-9_-]+\.)+[a-z0-9-]*[a-z][a-z0-9-]*")
+_WHAT = {"mail": "sender", "helo": "HELO", "ptr": "reverse name"}
+
+
+def ask_of_sender(facts: Facts, settings: Settings) -> Asking | None:
+    """MAIL: the domain of the envelope sender; none for the null sender and literals."""
+    path = facts.sender
+    if path is None or not _DOMAIN.fullmatch(path.domain):
+        return None
+    return _ask("mail", path.domain, facts, settings)
+
+
+def ask_of_helo(facts: Facts, settings: Settings) -> Asking | None:
+    """HELO: the name given."""
+    return _ask("helo", facts.helo, facts, settings) if _DOMAIN.fullmatch(facts.helo) else None
+
+
+def ask_of_reverse_name(facts: Facts, settings: Settings) -> Asking:
+    """CONNECT: the client's reverse name, when it leads back to its address."""
+    found = yield from find_name(facts)
+    if found.name:
+        return (yield from _ask("ptr", found.name, facts, settings))
+    return None
+
+
+def _ask(what: str, domain: bytes, facts: Facts, settings: Settings) -> Asking:
+    zones = settings.rhsbl[what]
+    if facts.bad_lists:
+        zones = tuple(zone for zone in zones if zone.name not in facts.bad_lists)
+        if not zones:
+            return None
+    answers = yield tuple([Question(b"%b.%b" % (domain, zone.name), A) for zone in zones])
+    effects: list[Effect] = []
+    score = facts.score
+    worst: Zone | None = None
+    for zone, answer in zip(zones, answers, strict=True):
+        if is_failed(answer):
+            effects.append(ListFailed(zone.text))
+            continue
+        if not answer.records:
+            continue
+        found = zone.answers.find(answer.records)
+        if not found:
+            if oddity(answer.records):
+                effects.append(ListFailed(zone.text))
+            continue
+        value = f"{zone.text}({found},{what})"
+        effects.append(Tag("rhsbl", value, zone.score, zone=zone.text, is_observed=zone.is_observed))
+        if not zone.is_observed:
+            score += zone.score
+            if worst is None or zone.score > worst.score:
+                worst = zone
+    if score >= settings.policy.reject_score and worst is not None:
+        reason = ""
+        if worst.has_reason:
+            (texts,) = yield (Question(b"%b.%b" % (domain, worst.name), TXT),)
+            reason = text_of(texts)
+        text = domain.decode("ascii", "replace")
+        opinion: Opinion = reject(reply.domain_listed(_WHAT[what], text, worst.text, reason), *effects)
+        return opinion
+    return passed(*effects) if effects else None

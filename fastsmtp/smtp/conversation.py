@@ -17,6 +17,7 @@ from fastsmtp._body import HeaderScanner
 from fastsmtp._session import Event, Session
 from fastsmtp.errors import TemporaryError
 from fastsmtp.message import Envelope, Recipient
+from fastsmtp.policy import header
 from fastsmtp.policy.decision import (
     AddHeader,
     Decision,
@@ -33,7 +34,6 @@ from fastsmtp.policy.decision import (
     Token,
     Verdict,
 )
-from fastsmtp.policy import header
 from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.runner import Round
 from fastsmtp.reply import Reply

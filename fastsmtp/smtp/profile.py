@@ -39,8 +39,8 @@ class Profile:
 
     __slots__ = (
         "banner_name", "counters", "counts_connections", "counts_handshakes", "counts_messages",
-        "counts_recipients", "field_name", "log", "now", "plan", "received", "service", "settings", "sink", "terms", "tls",
-        "xclient_terms",
+        "counts_recipients", "field_name", "log", "now", "plan", "received", "service", "settings", "sink",
+        "terms", "tls", "xclient_terms",
     )  # fmt: skip
 
     def __init__(self, service: Service, settings: Settings, tls: ServerTls | None) -> None:

@@ -46,6 +46,7 @@ STRESS_SHARE = 0.8
 # Descriptors kept for log, spool files, next hops and the loop itself.
 DESCRIPTORS_KEPT = 64
 
+
 class Service:
     """Serves listeners until drained.
 
@@ -88,7 +89,11 @@ class Service:
         self.questions_s = questions_s
         self.own_stages = own_stages or {}
         self.lists = ListCare(
-            [zone for one in settings for zone in (*one.lists, *(z for zones in one.rhsbl.values() for z in zones))],
+            [
+                zone
+                for one in settings
+                for zone in (*one.lists, *(z for zones in one.rhsbl.values() for z in zones))
+            ],
             resolver,
             log=log,
             now=now,
@@ -268,4 +273,3 @@ class Service:
         if self.resolver is not None:
             self.resolver.close()
         self.log.flush()
-

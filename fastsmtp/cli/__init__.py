@@ -23,10 +23,14 @@ COMMANDS: Final = {
     "config": "show the configuration in effect, and where each value comes from",
     "cert": "make a key and a certificate",
     "preline": "qmail's preline: a message with its From, Return-Path and Delivered-To lines",
+    "pop3d": "one POP3 session over a Maildir, in qmail-pop3d's place",
+    "popup": "name and password of a POP3 client, in qmail-popup's place",
 }
 
 PROGRAMS: Final = {
     "preline": "preline",
+    "qmail-pop3d": "pop3d",
+    "qmail-popup": "popup",
 }
 """Called by one of these names (a link of `fastsmtp qmail link`) we are that program of qmail: name -> subcommand."""
 

@@ -426,6 +426,11 @@ class Connection(asyncio.BufferedProtocol):
     async def _waited(self, wait: Coroutine[Any, Any, None]) -> None:
         try:
             await wait
+        except asyncio.CancelledError as error:
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                raise
+            # Not this wait was cancelled, but something that a sink waited for.
+            self._conversation.failed(error)
         except Exception as error:  # noqa: BLE001 - as in _pump()
             self._conversation.failed(error)
         if self._task is not asyncio.current_task():

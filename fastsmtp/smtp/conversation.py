@@ -525,7 +525,7 @@ class Conversation:
         self.pending = None
         self.facts.forget(Phase.CLIENT)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """An exception came out of a handler or a wait.
 
         The world's failures have a reply of their own.  Any other is our defect: the client gets

@@ -107,6 +107,12 @@ recipients = "{recipients}"
 deliver = "discard"
 [deliver]
 queue = false
+[policy.mfcheck]
+mode = "off"
+[policy.helo]
+mode = "off"
+[policy.reverse_dns]
+mode = "off"
 [log]
 to = "{folder}/log"
 """

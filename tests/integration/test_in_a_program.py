@@ -123,7 +123,8 @@ async def keep(message):
 async def main():
     async with fastsmtp.Server(keep, listen=("127.0.0.1", 0), hostname="mx.example") as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(b"EHLO x\\r\\nMAIL FROM:<a@example.net>\\r\\nRCPT TO:<b@example.org>\\r\\nDATA\\r\\nhi\\r\\n.\\r\\nQUIT\\r\\n")
+        commands = [b"EHLO x", b"MAIL FROM:<a@example.net>", b"RCPT TO:<b@example.org>", b"DATA", b"hi", b"."]
+        writer.write(b"\\r\\n".join([*commands, b"QUIT", b""]))
         await reader.read()
         # The loop has a handler for SIGINT of its own (asyncio.Runner).
         handlers[signal.SIGINT] = signal.getsignal(signal.SIGINT)

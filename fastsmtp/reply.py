@@ -76,6 +76,12 @@ class Reply:
         enhanced = f"4{self.enhanced[1:]}" if self.enhanced else ""
         return Reply(self.code - 100 if self.code in _HAS_TWIN else 450, enhanced, *self.lines)
 
+    def as_greeting(self) -> "Reply":
+        """The same refusal as the greeting may say it: 554, or 421 (RFC 5321 sections 3.1 and 4.3.2)."""
+        if self.code in (421, 554) or self.is_positive:
+            return self
+        return Reply(554 if self.code >= 500 else 421, self.enhanced, *self.lines)
+
 
 # 5xx codes whose 4xx twin is an SMTP code as well: 550/450, 551 has none, 552/452, 554/454 means TLS.
 _HAS_TWIN = frozenset({550, 552})

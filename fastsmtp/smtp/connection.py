@@ -231,7 +231,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse_greeting(self, decision: Decision) -> None:
         self.life = Life.TALKING
-        self._session.greet(decision.reply)  # type: ignore[arg-type]
+        self._session.greet(decision.reply.as_greeting())  # type: ignore[union-attr]
         if decision.verdict is Verdict.DROP:
             self._session.close()
         self._await_command()

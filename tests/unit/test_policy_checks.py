@@ -174,7 +174,10 @@ def test_lists_of_addresses(
 
 
 def test_a_listing_names_list_and_reason() -> None:
-    zone = {**listed("192.0.2.1", zen=["127.0.0.2"], bits=["127.0.0.4"]), ("1.2.0.192.zen.example", TXT): ["see\x00 https://zen.example/"]}  # fmt: skip
+    zone: Zone = {
+        **listed("192.0.2.1", zen=["127.0.0.2"], bits=["127.0.0.4"]),
+        ("1.2.0.192.zen.example", TXT): ["see\x00 https://zen.example/"],
+    }
     opinion, asked = opinion_of(dnsbl.ask_lists, facts(), settings(**LISTS), zone)
     assert opinion is not None
     assert opinion.reply == reply.Reply(

@@ -168,7 +168,8 @@ def test_a_defect_is_held_as_any_other_refusal() -> None:
     ],
 )
 def test_postmaster_is_spared(rcpt: bytes, deny: list[str], code: int) -> None:
-    session = Session(settings(clients={"deny": deny}, **PLAIN), own=[at(Phase.CONNECT, DENIED), at(Phase.HELO, DENIED), at(Phase.MAIL, DENIED)])  # fmt: skip
+    own = [at(phase, DENIED) for phase in (Phase.CONNECT, Phase.HELO, Phase.MAIL)]
+    session = Session(settings(clients={"deny": deny}, **PLAIN), own=own)
     session.run(rcpt=rcpt)
     assert session.said[-1][1] == code
 
@@ -361,7 +362,7 @@ def test_stages_that_need_answers_are_left_out_where_nobody_answers() -> None:
         ([Tag("own")], b"X-P: score=0 own\r\n"),
         ([Tag("own", "a\r\nEvil: b\x00 ü")], b"X-P: score=0 own=a__Evil:_b___\r\n"),
         ([Tag(f"t{n}", "x" * 30) for n in range(4)],
-         b"X-P: score=0 t0=" + b"x" * 30 + b"\r\n\tt1=" + b"x" * 30 + b" t2=" + b"x" * 30 + b"\r\n\tt3=" + b"x" * 30 + b"\r\n"),
+         b"X-P: score=0 t0=#\r\n\tt1=# t2=#\r\n\tt3=#\r\n".replace(b"#", b"x" * 30)),
     ],
 )  # fmt: skip
 def test_the_field(tags: list[Tag], expected: bytes) -> None:

@@ -2,7 +2,7 @@
 
     X-Fastsmtp-Policy: score=5 dnsbl=zen.spamhaus.org(127.0.0.10) helo=unresolvable
 
-Copies that a client brings along are cut out: docs/decisions/0011-foreign-policy-fields.md.
+Copies that a client brings along are cut out: docs/decisions/0031-foreign-policy-fields.md.
 
 Rank 4: pure.
 """

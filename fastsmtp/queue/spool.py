@@ -173,7 +173,7 @@ class Body:
     def cut(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Leave these header fields, (offset, length) in order, out of what is read from here on.
 
-        For the end of the body only, and once: what is stored stays as it came (docs/decisions/0011).
+        For the end of the body only, and once: what is stored stays as it came (docs/decisions/0031).
         """
         written = self.size_bytes
         self._written_bytes = written

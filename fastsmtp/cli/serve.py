@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fastsmtp.cli.flags import make_parser, parse_flags
@@ -18,6 +20,7 @@ EX_OSERR = 71
 
 def run(arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT; ConfigError when the configuration has faults."""
+    open_standard_streams()
     parser = make_parser("serve", "Take mail. Without a configuration: a trial on 127.0.0.1:2525.")
     flags, _ = parse_flags(parser, arguments)
 
@@ -28,16 +31,35 @@ def run(arguments: Sequence[str]) -> int:
 
     loaded = load(flags)
     for note in notes(loaded):
-        print(f"fastsmtp: {note}", file=sys.stderr)
+        say(f"fastsmtp: {note}", 2)
 
     def on_ready(plan: Plan, addresses: list[list[tuple[str, int]]]) -> None:
-        print(ready_line(loaded, plan.workers, addresses), flush=True)
+        say(ready_line(loaded, plan.workers, addresses), 1)
 
     try:
         return Master(ServerPlan(loaded), lambda: ServerPlan(load(flags)), on_ready=on_ready).run()
     except StartFailed as error:
         print(f"fastsmtp: {error}", file=sys.stderr)
         return EX_OSERR
+
+
+def open_standard_streams() -> None:
+    """Give 0, 1 and 2 that were closed (`2>&-`) /dev/null: else the next file or socket would be one of them."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - as long as the process
+
+
+def say(line: str, fd: int) -> None:
+    """A line to the terminal; that nobody takes it (a full disk, a reader that has gone) stops no mail."""
+    with suppress(OSError):
+        os.write(fd, f"{line}\n".encode())
 
 
 def notes(loaded: Loaded) -> list[str]:

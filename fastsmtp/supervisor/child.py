@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, NoReturn
 
 from fastsmtp.errors import ConfigError
@@ -29,8 +30,9 @@ def fork(keep: Iterable[int], body: Callable[[], int]) -> int:
 
     Returns the child's pid to the parent.  The child never returns, whatever body does.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a full disk, or nobody reads any more
+            stream.flush()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:
         pid = os.fork()

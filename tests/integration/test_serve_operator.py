@@ -17,7 +17,8 @@ import pytest
 from fastsmtp.certificate import make_certificate
 from tests.conftest import needs
 from tests.integration.daemon import PATIENCE_S, Daemon, ran
-from tests.integration.servers import ROOT, Process, until
+from tests.integration.postfix import free_port
+from tests.integration.servers import ROOT, Process, until, workers_of
 from tests.peers import path as program
 
 pytestmark = pytest.mark.slow
@@ -102,6 +103,39 @@ def test_nobody_reads_stderr() -> None:
             process.stdout.close()
     finally:
         os.close(reader)
+        daemon.remove()
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_it_serves_whatever_its_standard_streams_are(streams: str) -> None:
+    """Closed ones don't become sockets, and full ones stop nothing."""
+    daemon = Daemon()
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "fastsmtp",
+        "serve",
+        "--config",
+        str(daemon.file),
+        "--listen",
+        f"127.0.0.1:{port}",
+    ]
+    process = subprocess.Popen(["sh", "-c", f'exec "$@" {streams}', "sh", *command], cwd=ROOT)
+    try:
+        until(lambda: bool(daemon.log("ready")) or process.poll() is not None, "it is ready")
+        assert process.poll() is None
+        send(port)
+        assert daemon.one("joe@example.org").text == TEXT.replace(b"\r\n", b"\n")
+        for pid in (process.pid, *workers_of(process.pid)):
+            for fd in range(3):
+                assert not os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(PATIENCE_S)
         daemon.remove()
 
 

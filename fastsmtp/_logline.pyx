@@ -1,4 +1,4 @@
-"""The quick half of log_format.Logfmt: a line whose values all stand bare, copied and checked in one walk.
+"""The quick half of log_format.Logfmt: a line whose values all stand bare or empty, copied and checked in one walk.
 
 Anything that needs quoting, cutting or a form of its own is left to log_format.py; None says so.
 Rank 0: pure.
@@ -46,7 +46,7 @@ def bare_line(bytes stamp not None, bytes event not None, tuple shape not None, 
     """stamp + event + each prefix of the shape with its value, or None when a value can't stand bare.
 
     shape   ((b" helo=", "helo"), ...): what stands before the value, and its key in fields
-    fields  values: non-empty bytes and str, int from 0; None leaves its field out
+    fields  values: bytes and str, int from 0, bool; None leaves its field out
     """
     cdef char line[MAX_LINE]
     cdef Py_ssize_t size = PyBytes_GET_SIZE(stamp)
@@ -77,14 +77,26 @@ def bare_line(bytes stamp not None, bytes event not None, tuple shape not None, 
                 return None
             size += copy_number(line + size, number)
             continue
-        if type(value) is bytes:
+        if value is True:
+            p = b"true"
+            n = 4
+        elif value is False:
+            p = b"false"
+            n = 5
+        elif type(value) is bytes:
             p = PyBytes_AS_STRING(value)
             n = PyBytes_GET_SIZE(value)
         elif type(value) is str and (<str>value).isascii():
             p = PyUnicode_AsUTF8AndSize(value, &n)
         else:
             return None
-        if n == 0 or n > MAX_VALUE or size + n > MAX_LINE or not copy_bare(line + size, p, n):
+        if n == 0:
+            if size + 2 > MAX_LINE:
+                return None
+            memcpy(line + size, b'""', 2)
+            size += 2
+            continue
+        if n > MAX_VALUE or size + n > MAX_LINE or not copy_bare(line + size, p, n):
             return None
         size += n
     return PyBytes_FromStringAndSize(line, size)

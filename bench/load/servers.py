@@ -394,6 +394,12 @@ def behind_slow_next_hop(next_hop_port: int) -> Server:
     return replace(SERVERS[0], name="fastsmtp, slow next hop", command=fastsmtp_command(text))
 
 
+def with_implicit_tls(port: int) -> Server:
+    """Ours with all checks and a second listener, on which TLS comes first: nothing is said in clear."""
+    text = CHECKED + f'[[listen]]\naddress = ["127.0.0.1:{port}"]\ntls = "implicit"\n'
+    return replace(SERVERS[0], name="fastsmtp, implicit TLS", command=fastsmtp_command(text))
+
+
 def install_npm_peers() -> None:
     """Fetch node's servers into build/peers; without npm they are left out with the reason."""
     if shutil.which("npm") and any(not (NODE_MODULES / name).exists() for name in ("smtp-server", "Haraka")):

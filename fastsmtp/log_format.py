@@ -42,11 +42,11 @@ _WORST = 16
 
 
 class Clockface:
-    """Time stamps, b"ts=" and ISO 8601 in UTC with milliseconds, made once a millisecond."""
+    """Time stamps, b"ts=" and ISO 8601 in UTC with milliseconds, made once a millisecond from what a second has."""
 
     def __init__(self) -> None:
-        self._millisecond = -1
-        self._text = b""
+        self._millisecond = self._second = -1
+        self._text = self._until_second = b""
 
     def __call__(self, when: float) -> bytes:
         """when: seconds since the epoch."""
@@ -54,8 +54,10 @@ class Clockface:
         if millisecond != self._millisecond:
             self._millisecond = millisecond
             second, rest = divmod(millisecond, 1000)
-            text = time.strftime("ts=%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._text = f"{text}.{rest:03d}Z".encode()
+            if second != self._second:
+                self._second = second
+                self._until_second = time.strftime("ts=%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+            self._text = b"%b.%03dZ" % (self._until_second, rest)
         return self._text
 
 

@@ -766,6 +766,9 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.life = Life.CLOSED
         self._is_reading = False
+        # The TLS layer keeps our bound methods: with this the two are no cycle, and go now, not with some
+        # collection a thousand connections later.
+        self._transport = self._raw
         self._listener.closed(self)
         self._uncount()
         if self._timer is not None:

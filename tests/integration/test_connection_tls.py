@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -292,3 +294,35 @@ def test_a_held_back_client_that_sends_on_under_tls_costs_little(certificate: di
             wire.abort()
 
     run(main)
+
+
+@pytest.mark.parametrize("mode", ["starttls", "implicit"])
+def test_nothing_is_left_for_the_garbage_collector_when_tls_ends(
+    certificate: dict[str, str], mode: str
+) -> None:
+    """A worker's collector seldom looks; with 25 kB in each connection's cycle a thousand would wait for it."""
+
+    async def main() -> None:
+        async with tls_serving(certificate, mode) as running:
+            wire = await running.connect(greet=mode == "starttls")
+            client = Memory(wire)
+            if mode == "starttls":
+                await wire.ask(HELLO[:-2])
+                await wire.ask(b"STARTTLS")
+            await client.handshake()
+            await client.send(HELLO)
+            await client.until(b"HELP\r\n")
+            service = running.server._service
+            assert service is not None
+            ended = weakref.ref(next(iter(service.connections)))
+            wire.abort()
+            async with asyncio.timeout(PATIENCE_S):
+                while ended() is not None:
+                    await asyncio.sleep(0.001)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main)
+    finally:
+        gc.enable()

@@ -117,8 +117,9 @@ class Daemon:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.process.signal(signal.SIGTERM)
-            assert self.process.end() == 0, self.process.lines
+            if self.process.popen.poll() is None:
+                self.process.signal(signal.SIGTERM)
+                assert self.process.end() == 0, self.process.lines
         finally:
             self.remove()
 

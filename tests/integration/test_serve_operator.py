@@ -11,6 +11,7 @@ import smtplib
 import ssl
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -265,3 +266,65 @@ def test_who_may_relay() -> None:
             assert stranger.docmd("RCPT", "TO:<@example.org:joe@elsewhere.example>")[0] == 550
         line = daemon.wait_for_log("reject", client="127.0.0.6")
         assert (line["stage"], line["code"], line["enhanced"]) == ("recipient", 550, "5.7.1")
+
+
+LIMITS = """
+[relay]
+networks = []
+[limits]
+connections_per_client = 6
+messages_per_client_per_min = 10
+recipients_per_client_per_min = 30
+"""
+
+
+def test_limits_of_a_client_hold_across_the_workers() -> None:
+    with Daemon(LIMITS) as daemon:
+        held = [connect(daemon.port, "127.0.0.6") for _ in range(6)]
+        for _ in range(4):
+            with pytest.raises(smtplib.SMTPConnectError) as refused:
+                connect(daemon.port, "127.0.0.6")
+            assert (refused.value.smtp_code, refused.value.smtp_error[:5]) == (421, b"4.7.0")
+        connect(daemon.port, "127.0.0.7").quit()
+        for client in held:
+            client.quit()
+        # One message a connection: whichever worker takes it.
+        for _ in range(10):
+            send(daemon.port, "joe@example.org", "127.0.0.8")
+        with pytest.raises(smtplib.SMTPSenderRefused) as too_many:
+            send(daemon.port, "joe@example.org", "127.0.0.8")
+        assert (too_many.value.smtp_code, too_many.value.smtp_error[:5]) == (450, b"4.7.1")
+        codes: Counter[int] = Counter()
+        for _ in range(5):
+            with connect(daemon.port, "127.0.0.9") as client:
+                client.ehlo()
+                client.mail(SENDER)
+                codes.update(client.rcpt(f"joe{number}@example.org")[0] for number in range(8))
+        assert codes == {250: 30, 452: 10}
+
+
+def test_sigterm_lets_transactions_finish_and_sends_the_idle_away() -> None:
+    with Daemon() as daemon:
+        idle, in_data, in_rcpt = [connect(daemon.port) for _ in range(3)]
+        for client in (in_data, in_rcpt):
+            client.ehlo()
+            client.mail(SENDER)
+        in_data.rcpt("data@example.org")
+        assert in_data.docmd("DATA")[0] == 354
+        daemon.process.signal(signal.SIGTERM)
+        code, text = idle.getreply()
+        assert (code, text[:5]) == (421, b"4.3.2")
+        in_data.send(TEXT + b".\r\n")
+        assert in_data.getreply()[0] == 250
+        assert in_rcpt.rcpt("rcpt@example.org")[0] == 250
+        assert in_rcpt.data(TEXT)[0] == 250
+        for client in (in_data, in_rcpt):
+            code, text = client.getreply()
+            assert (code, text[:5]) == (421, b"4.3.2")
+        with pytest.raises(ConnectionRefusedError):
+            connect(daemon.port)
+        for client in (idle, in_data, in_rcpt):
+            client.close()
+        assert daemon.process.end() == 0
+        for box in ("data", "rcpt"):
+            assert daemon.one(f"{box}@example.org").text == TEXT.replace(b"\r\n", b"\n")

@@ -35,7 +35,7 @@ from fastsmtp.supervisor.heartbeat import LOOK_S, Pulse
 from fastsmtp.supervisor.notify import READY, STOPPING, Notifier
 from fastsmtp.supervisor.privilege import Account
 from fastsmtp.supervisor.shapes import Plan
-from fastsmtp.supervisor.sockets import Address, Sockets, assign, handed_over
+from fastsmtp.supervisor.sockets import Address, Sockets, assign, handed_over, show
 from fastsmtp.supervisor.statefile import PidFile
 from fastsmtp.supervisor.watch import LOOK_S as WATCH_S
 from fastsmtp.supervisor.watch import Watch
@@ -421,6 +421,7 @@ class Master:
 
     def _served(self, generation: Generation) -> None:
         generation.has_served = True
+        self._tell_addresses(generation, set())
         took_ms = round((self._now() - self._started_s) * 1000)
         self._log.line("ready", workers=len(generation.seats), took_ms=took_ms)
         self._log.flush()
@@ -487,6 +488,8 @@ class Master:
             self._log = coming.plan.log
         self._watch = self._watch_coming
         self._unusable.clear()
+        known = set() if old is None else {one.actual for listener in old.bound for one in listener}
+        self._tell_addresses(coming, known)
         took_ms = round((self._now() - coming.born_s) * 1000)
         self._log.line("reload", reason=coming.reason, workers=len(coming.seats), took_ms=took_ms)
         if old is not None:
@@ -494,6 +497,13 @@ class Master:
             self._dismiss(old, RELOAD_DRAIN_S)
         self._keep_sockets()
         self._notifier.send(READY)
+
+    def _tell_addresses(self, generation: Generation, known: set[Address]) -> None:
+        """A line for each address that is new."""
+        for listener, bound in zip(generation.plan.listeners, generation.bound, strict=True):
+            for one in bound:
+                if one.actual not in known:
+                    self._log.line("listening", listener=listener.name, address=show(*one.actual))
 
     def _keep_sockets(self) -> None:
         """Close the addresses that no configuration in force has; draining workers let go of theirs."""

@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import smtplib
+import socket
 import ssl
 import subprocess
 import sys
@@ -155,6 +156,30 @@ def test_a_faulty_configuration_changes_nothing_and_says_why() -> None:
         daemon.process.signal(signal.SIGHUP)
         daemon.wait_for_log("reload")
         send(daemon.port, "joe@new.example")
+
+
+def test_addresses_come_and_go_and_each_has_its_line() -> None:
+    with Daemon() as daemon:
+        daemon.wait_for_log("listening", listener="mx", address=f"127.0.0.1:{daemon.port}")
+        port = free_port()
+        good = daemon.file.read_text()
+        daemon.file.write_text(good + f'[[listen]]\nname = "second"\naddress = "127.0.0.1:{port}"\n')
+        daemon.process.signal(signal.SIGHUP)
+        daemon.wait_for_log("reload")
+        daemon.wait_for_log("listening", listener="second", address=f"127.0.0.1:{port}")
+        assert len(daemon.log("listening")) == 2
+        send(port)
+        send(daemon.port)
+        daemon.file.write_text(good)
+        daemon.process.signal(signal.SIGHUP)
+        daemon.wait_for_logs("reload", 2)
+        send(daemon.port)
+        until(lambda: is_closed(port), "the second address is given up")
+
+
+def is_closed(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_a_tls_session_outlives_its_certificate() -> None:

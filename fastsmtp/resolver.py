@@ -173,6 +173,10 @@ class Resolver:
         """The answer if the cache has it."""
         return self.engine.peek(question, self._clock())
 
+    def know(self, questions: tuple[object, ...]) -> tuple[Answer, ...] | None:
+        """The answers if the cache has all of them, else None."""
+        return self.engine.know(questions, self._clock())
+
     def close(self) -> None:
         """Answer everything that is open with TIMEOUT and close the sockets."""
         self._is_closed = True

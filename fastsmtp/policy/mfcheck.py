@@ -17,6 +17,7 @@ from fastsmtp.policy.stage import Asking
 # Exchanges whose addresses are looked up; who can't be reached by these is hardly reached by a sixth.
 EXCHANGES_MAX = 5
 
+_BRACKET = ord("[")
 _NO_MAIL = reject(reply.SENDER_HAS_NO_MAIL, Tag("mfcheck", "none"))
 _NULL_MX = reject(reply.SENDER_NULL_MX, Tag("mfcheck", "null-mx"))
 _UNKNOWN = defer(reply.SENDER_UNKNOWN_YET, Tag("mfcheck", "failed"))
@@ -28,9 +29,8 @@ def check_sender(facts: Facts, settings: Settings) -> Asking | None:
     The null sender (RFC 5321 section 4.5.5) and address literals pass unasked.
     """
     path = facts.sender
-    if path is None or not path.domain or path.domain.startswith(b"["):
-        return None
-    return _ask(path.domain)
+    domain = path.domain if path is not None else b""
+    return None if not domain or domain[0] == _BRACKET else _ask(domain)
 
 
 def _ask(domain: bytes) -> Asking:
@@ -43,20 +43,26 @@ def _ask(domain: bytes) -> Asking:
     (exchanges,) = yield (Question(domain, MX),)
     if is_failed(exchanges):
         return _NO_MAIL if getattr(exchanges, "status", None) == Status.BADNAME else _UNKNOWN
-    if not exchanges.records:
+    found = exchanges.records
+    if not found:
         if exchanges.status == Status.NXDOMAIN:
             return _NO_MAIL
-        hosts = [domain]
-    else:
-        hosts = [exchange for _, exchange in sorted(exchanges.records) if exchange]
-        if not hosts:
-            # RFC 7505 section 3: the only record is "0 .".
-            return _NULL_MX
-    names = hosts[:EXCHANGES_MAX]
-    answers = yield tuple([Question(name, kind) for name in names for kind in (A, AAAA)])
-    if any(records(answer) for answer in answers):
+        found = ((0, domain),)
+    best = found[0][1] if len(found) == 1 else min(entry for entry in found if entry[1])[1]
+    if not best:
+        # RFC 7505 section 3: the only record is "0 .".
+        return _NULL_MX
+    # The best exchange nearly always has an address: no need to ask for the others.
+    ipv4, ipv6 = yield (Question(best, A), Question(best, AAAA))
+    if records(ipv4) or records(ipv6):
         return None
+    is_unsure = is_failed(ipv4) or is_failed(ipv6)
+    others = [host for _, host in sorted(found) if host and host != best]
+    if others:
+        names = others[: EXCHANGES_MAX - 1]
+        answers = yield tuple([Question(name, kind) for name in names for kind in (A, AAAA)])
+        if any(records(answer) for answer in answers):
+            return None
+        is_unsure = is_unsure or len(others) >= EXCHANGES_MAX or any(is_failed(answer) for answer in answers)
     # An exchange that was not looked up may be the good one.
-    if len(hosts) > EXCHANGES_MAX or any(is_failed(answer) for answer in answers):
-        return _UNKNOWN
-    return _NO_MAIL
+    return _UNKNOWN if is_unsure else _NO_MAIL

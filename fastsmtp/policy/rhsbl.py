@@ -26,7 +26,8 @@ _WHAT = {"mail": "sender", "helo": "HELO", "ptr": "reverse name"}
 def ask_of_sender(facts: Facts, settings: Settings) -> Asking | None:
     """MAIL: the domain of the envelope sender; none for the null sender and literals."""
     path = facts.sender
-    if path is None or not _DOMAIN.fullmatch(path.domain):
+    # The session has parsed it: what is left to tell apart are addresses, and names that a list can't know.
+    if path is None or path.is_utf8 or b"." not in path.domain or not _DOMAIN.fullmatch(path.domain):
         return None
     return _ask("mail", path.domain, facts, settings)
 

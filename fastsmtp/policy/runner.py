@@ -102,21 +102,40 @@ class _Asking:
 
     __slots__ = ("at", "generator", "questions", "rounds", "stage")
 
-    def __init__(self, at: int, stage: Stage, generator: Asking) -> None:
+    def __init__(
+        self, at: int, stage: Stage, generator: Asking, questions: tuple[Question, ...], rounds: int
+    ) -> None:
         self.at = at
         self.stage = stage
         self.generator = generator
-        self.questions: tuple[Question, ...] = ()
-        self.rounds = 0
+        self.questions = questions
+        self.rounds = rounds
 
 
 _NO_ANSWER = Failed("no answer")
 
 
-class Plan:
-    """The stages that one listener's settings ask for, by phase."""
+# The answers to all these questions, if they are known already; else None.
+Know = Callable[[tuple[Question, ...]], tuple[Any, ...] | None]
 
-    __slots__ = ("_by_phase", "_is_soft", "_observer", "_report", "_unskippable", "settings", "speaks_at")
+
+class Plan:
+    """The stages that one listener's settings ask for, by phase.
+
+    know       answers what is in the cache, so that nothing has to be waited for or scheduled; None: nothing is
+    speaks_at  the phase of policy.reject_at
+    """
+
+    __slots__ = (
+        "_by_phase",
+        "_is_soft",
+        "_observer",
+        "_report",
+        "_unskippable",
+        "know",
+        "settings",
+        "speaks_at",
+    )
 
     def __init__(
         self,
@@ -125,8 +144,10 @@ class Plan:
         *,
         observer: Observer | None = None,
         report: Report | None = None,
+        know: Know | None = None,
     ) -> None:
         self.settings = settings
+        self.know = know
         self._observer = observer
         self._report = report
         self._is_soft = settings.policy.soft_reject
@@ -159,11 +180,14 @@ class Plan:
                 opinion = self._failed(phase, facts, stage, error)
             else:
                 if type(opinion) is GeneratorType:
-                    if asking is None:
-                        asking, decided = [], []
-                    self.step(phase, facts, _Asking(at, stage, opinion), None, decided, asking)  # type: ignore[arg-type]
-                    continue
-                if observer is not None:
+                    waiting = self._begin(phase, facts, at, stage, opinion)
+                    if type(waiting) is _Asking:
+                        if asking is None:
+                            asking, decided = [], []
+                        asking.append(waiting)
+                        continue
+                    opinion = waiting  # type: ignore[assignment]
+                elif observer is not None:
                     observer(facts, phase, stage, opinion)  # type: ignore[arg-type]
             if opinion is None:
                 continue
@@ -190,24 +214,46 @@ class Plan:
             asking = None
         return Round(self, phase, facts, decided, asking) if asking else combine(decided)
 
+    def _begin(
+        self, phase: Phase, facts: Facts, at: int, stage: Stage, generator: Asking
+    ) -> Decision | _Asking | None:
+        """An asking stage's opinion, when all that it asks is known at once; else what it waits for."""
+        know = self.know
+        rounds = 0
+        answers: Any = None
+        try:
+            while True:
+                questions = generator.send(answers)
+                rounds += 1
+                answers = None if know is None or rounds > MAX_ROUNDS else know(questions)
+                if answers is None:
+                    return _Asking(at, stage, generator, questions, rounds)
+        except StopIteration as end:
+            opinion: Decision | None = end.value
+        except Exception as error:  # noqa: BLE001 - as in run()
+            return self._failed(phase, facts, stage, error)
+        if self._observer is not None:
+            self._observer(facts, phase, stage, opinion)
+        return opinion
+
     def step(
         self,
         phase: Phase,
         facts: Facts,
         waiting: _Asking,
-        answers: tuple[Any, ...] | None,
+        answers: tuple[Any, ...],
         decided: list[tuple[int, Decision]],
         asking: list[_Asking],
     ) -> None:
-        """Drive one asking stage to its next questions or to its opinion."""
+        """Drive one asking stage with its answers to its next questions or to its opinion."""
         stage = waiting.stage
         generator = waiting.generator
         opinion: Decision | None
         try:
-            questions = next(generator) if answers is None else generator.send(answers)
-            if waiting.rounds == MAX_ROUNDS:
+            if waiting.rounds > MAX_ROUNDS:
                 generator.close()
                 raise RecursionError(f"more than {MAX_ROUNDS} rounds of questions")
+            questions = generator.send(answers)
         except StopIteration as end:
             opinion = end.value
             if self._observer is not None:

@@ -57,7 +57,7 @@ class Profile:
             [service.own_stages[rule] for rule in settings.policy.python if rule in service.own_stages],
             has_answers=service.resolver is not None,
         )
-        self.plan = Plan(stages, settings, observer=service.observer, report=self)
+        self.plan = Plan(stages, settings, observer=service.observer, report=self, know=service.know)
         self.field_name = settings.policy.header.lower().encode()
         self.terms = session_terms(settings, has_tls=tls is not None, is_xclient_allowed=False)
         self.xclient_terms = session_terms(settings, has_tls=tls is not None, is_xclient_allowed=True)

@@ -86,6 +86,7 @@ class Service:
         self.now = now
         self.wall = wall
         self.resolver = resolver
+        self.know = None if resolver is None else getattr(resolver, "know", None)
         self.questions_s = questions_s
         self.own_stages = own_stages or {}
         self.lists = ListCare(

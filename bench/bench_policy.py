@@ -1,0 +1,179 @@
+"""What the checks cost when every answer is cached:  python bench/bench_policy.py [--seconds 1.0]
+
+Whole sessions through session, conversation, policy and resolver, without sockets; the sink throws away.  The same
+sessions with no rule on, and with all on: eight DNSBL, a DNSWL, an RHSBL of sender, HELO and reverse name, mfcheck,
+HELO and reverse DNS.  CPU is time.process_time(), the median of seven rounds, the two in turn.
+
+  message     one more message on an open connection
+  connection  accept to QUIT with one message
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import uvloop  # noqa: E402
+
+from fastsmtp._counters import Counters  # noqa: E402
+from fastsmtp._session import Session  # noqa: E402
+from fastsmtp.address import Address  # noqa: E402
+from fastsmtp.config.load import load  # noqa: E402
+from fastsmtp.log import NullLog  # noqa: E402
+from fastsmtp.policy.decision import Decision  # noqa: E402
+from fastsmtp.policy.facts import Client, Facts, Phase  # noqa: E402
+from fastsmtp.queue.disk import InlineDisk  # noqa: E402
+from fastsmtp.queue.spool import Budget  # noqa: E402
+from fastsmtp.resolver import Resolver  # noqa: E402
+from fastsmtp.sink import DirectSink  # noqa: E402
+from fastsmtp.smtp.conversation import HANDLERS, Conversation  # noqa: E402
+from fastsmtp.smtp.service import Service  # noqa: E402
+from tests.fakes.dns_server import MX, PTR, A, a, dns_server, mx, name  # noqa: E402
+
+ROUNDS = 7
+LISTS = [f"list{n}.example" for n in range(8)]
+ALL: dict[str, Any] = {
+    "dnsbl": [{"zone": zone} for zone in LISTS],
+    "dnswl": [{"zone": "good.example"}],
+    "rhsbl": [{"zone": "domains.example"}],
+    "helo": {"mode": "enforce"},
+    "reverse_dns": {"mode": "enforce"},
+}
+NONE: dict[str, Any] = {"mode": "off", "header": ""}
+ZONE: dict[tuple[str, int], Any] = {
+    ("1.2.0.192.in-addr.arpa", PTR): [name("mail.example.net")],
+    ("mail.example.net", A): [a("192.0.2.1")],
+    ("sender.example", MX): [mx(10, "mail.example.net"), mx(20, "b.example.net")],
+    ("test.domains.example", A): [a("127.0.1.2")],
+    **{(f"2.0.0.127.{zone}", A): [a("127.0.0.2")] for zone in [*LISTS, "good.example"]},
+}
+GROUP = (
+    b"MAIL FROM:<a@sender.example> SIZE=4096\r\n",
+    b"RCPT TO:<b@example.org>\r\n",
+    b"DATA\r\n",
+    b"Received: from a by b\r\nSubject: x\r\nFrom: a@sender.example\r\n\r\n"
+    + (b"x" * 76 + b"\r\n") * 50
+    + b".\r\n",
+)
+
+
+class Talk:
+    """One session, as connection.py drives it."""
+
+    def __init__(self, service: Service) -> None:
+        profile = service._profiles[0]
+        self.session = Session(profile.terms, b"ID")
+        facts = Facts("ID", "mx", "198.51.100.25", Client(Address("192.0.2.1"), 4321))
+        facts.bad_lists = service.lists.bad
+        self.conversation = conversation = Conversation(profile, self.session, facts)
+        conversation.apply(_decided(profile, Phase.CLIENT, facts).effects, Phase.CLIENT)
+        decision = _decided(profile, Phase.CONNECT, facts)
+        conversation.apply(decision.effects, Phase.CONNECT)
+        self.session.greet(service.banner(profile))
+        self.say(b"EHLO mail.example.net\r\n")
+
+    def say(self, data: bytes) -> None:
+        session = self.session
+        session.feed(data)
+        while (event := session.next_event()) is not None:
+            wait = HANDLERS[event.kind](self.conversation, event)
+            assert wait is None, "an answer was not cached"
+        session.hold()
+        session.take()
+
+    def message(self) -> None:
+        for piece in GROUP:
+            self.say(piece)
+
+
+def _decided(profile: Any, phase: Phase, facts: Facts) -> Decision:
+    waiting = profile.plan.run(phase, facts)
+    if type(waiting) is Decision:
+        return waiting
+    decision: Decision | None = profile.inquire(waiting).decision
+    assert decision is not None, "an answer was not cached"
+    return decision
+
+
+def service_with(policy: dict[str, Any], resolver: Resolver | None, sink: Any) -> Service:
+    values = {
+        "hostname": "mx.example.org",
+        "accept": [{"domain": ["example.org"], "deliver": "discard"}],
+        "policy": policy,
+    }
+    return Service(
+        settings=load(values=values).settings,
+        log=NullLog(),
+        counters=Counters(1, 1_024).region(0),
+        sink=sink,
+        resolver=resolver,
+    )
+
+
+def cpu_us(function: Callable[[], object], seconds: float) -> float:
+    """CPU microseconds a call."""
+    count = 0
+    began = time.process_time()
+    while (took := time.process_time() - began) < seconds:
+        for _ in range(50):
+            function()
+        count += 50
+    return took / count * 1e6
+
+
+async def measure(seconds: float) -> None:
+    async with dns_server(ZONE) as dns:
+        resolver = Resolver([dns.where])
+        sink = DirectSink(
+            disk=InlineDisk(), budget=Budget(1 << 20), spool_directory="/tmp", hostname="mx.example.org"
+        )
+        services = {"none": service_with(NONE, None, sink), "all": service_with(ALL, resolver, sink)}
+        await services["all"].lists.settled()
+        assert not services["all"].lists.bad
+        for _ in range(20):
+            # Until everything is cached.
+            try:
+                Talk(services["all"]).message()
+                break
+            except AssertionError:
+                await asyncio.sleep(0.05)
+        gc.collect()
+        gc.freeze()
+        found: dict[tuple[str, str], list[float]] = {}
+        for _ in range(ROUNDS):
+            for which, service in services.items():
+                talk = Talk(service)
+                found.setdefault(("message", which), []).append(cpu_us(talk.message, seconds))
+                found.setdefault(("connection", which), []).append(
+                    cpu_us(lambda service=service: Talk(service).message(), seconds)  # type: ignore[misc]
+                )
+        for what in ("message", "connection"):
+            none, all_ = (statistics.median(found[what, which]) for which in ("none", "all"))
+            print(f"{what:12} none {none:6.1f} us   all {all_:6.1f} us   the checks {all_ - none:6.1f} us")
+        for service in services.values():
+            service.resolver = None
+            await service.close()
+        resolver.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each round")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(measure(parser.parse_args().seconds))
+
+
+if __name__ == "__main__":
+    main()

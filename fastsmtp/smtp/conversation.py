@@ -199,12 +199,14 @@ class Conversation:
     def _data_decided(self, event: Event, decision: Decision) -> Wait:
         positive = reply.OK if event.is_chunked else reply.START_DATA
         if decision.reply is not None:
-            self._abort()
+            # The transaction stays: the client may try again, or name more recipients (RFC 5321 section 4.1.1.4).
             return self._answer(decision, positive, _DATA)
         delay_s = self._apply(decision.effects, _DATA) if decision.effects else 0.0
         transaction = self.transaction
         if transaction is None:
-            raise RuntimeError("DATA without a transaction")
+            # The sink refused the message at an earlier DATA, and its recipients with it.
+            self.session.reply(reply.NO_VALID_RECIPIENTS)
+            return None
         self._scanner = HeaderScanner()
         answer = transaction.begin(self.facts)
         if answer is None and not delay_s:
@@ -302,13 +304,15 @@ class Conversation:
             self.has_logged = True
             envelope = facts.envelope
             recipients = envelope.recipients  # type: ignore[union-attr]
+            client = facts.client
+            more: dict[str, object] = {}
+            if client.name or facts.score:
+                more = {"name": client.name or None, "score": facts.score}
             profile.log.line(
                 "message",
                 id=facts.session_id,
-                client=facts.client.address.text,
+                client=client.address.text,
                 helo=facts.helo,
-                name=facts.client.name or None,
-                score=facts.score or None,
                 from_=envelope.sender,  # type: ignore[union-attr]
                 rcpt=recipients[0].address if len(recipients) == 1 else [r.address for r in recipients],
                 rcpts=len(recipients),
@@ -317,6 +321,7 @@ class Conversation:
                 tls="off" if facts.tls is None else facts.tls.protocol,
                 code=answer.code,
                 took_ms=int((profile.now() - self.began_s) * 1000.0),
+                **more,
             )
         else:
             self._log_refusal(answer, "sink")

@@ -351,6 +351,46 @@ def test_a_defect_in_a_sink_is_451_and_never_its_text(what: str, expected: list[
     run(main)
 
 
+def refuses_at_data() -> Any:
+    """A sink that takes recipients, and no message."""
+    from fastsmtp import reply
+
+    class Transaction:
+        def add(self, recipient: Any) -> None:
+            return None
+
+        def begin(self, facts: Any) -> Any:
+            return reply.STORAGE_FULL
+
+        def abort(self) -> None:
+            return None
+
+    class Sink:
+        def open(self, envelope: Any, facts: Any) -> Any:
+            return Transaction()
+
+        async def close(self) -> None:
+            return None
+
+    return Sink()
+
+
+def test_data_again_after_it_was_refused() -> None:
+    async def main() -> None:
+        async with serving(refuses_at_data()) as running:
+            wire = await running.connect()
+            await wire.codes(HELLO + MAIL + RCPT, 3)
+            assert (await wire.ask(b"DATA"))[0] == 452
+            assert (await wire.ask(b"DATA"))[0] == 554
+            assert (await wire.ask(b"RSET"))[0] == 250
+            await wire.codes(MAIL + RCPT, 2)
+            assert (await wire.ask(b"DATA"))[0] == 452
+            assert running.log.of("defect") == []
+            await wire.close()
+
+    run(main)
+
+
 def test_clients_that_claim_loopback_through_proxy_or_xclient_do_not_relay() -> None:
     async def main() -> None:
         table = {"proxy_from": ["127.0.0.1"], "xclient_from": ["127.0.0.2", "198.51.100.7"]}

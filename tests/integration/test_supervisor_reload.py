@@ -55,7 +55,10 @@ def test_workers_change_from_4_to_2_to_6_under_load_and_no_connection_is_lost(tm
             for pid in old:
                 server.wait_for(rf"^worker_exit worker=\d pid={pid} reason=asked took_ms=\d+ status=0")
             # A check in a child of its own may still be ending.
-            until(lambda workers=workers: len(workers_of(server.pid)) == workers, "only the new workers are left")
+            until(
+                lambda workers=workers: len(workers_of(server.pid)) == workers,
+                "only the new workers are left",
+            )
             now = set(workers_of(server.pid))
             until(functools.partial(reach, clients, now), "each new worker gets its share")
         for client in clients:

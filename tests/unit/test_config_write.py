@@ -22,7 +22,11 @@ from tests.unit.config_host import FakeHost
 ROOT = pathlib.Path(__file__).parent.parent.parent
 DESIGN = (ROOT / "tests/data/design.example.toml").read_text()
 
-TABLES = {title.strip("[]").rpartition(".")[2]: record for title, record, _ in SECTIONS if title and '"' not in title}
+TABLES = {
+    title.strip("[]").rpartition(".")[2]: record
+    for title, record, _ in SECTIONS
+    if title and '"' not in title
+}
 TABLES["names"] = ServerName
 
 

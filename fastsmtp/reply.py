@@ -13,6 +13,8 @@ from fastsmtp import errors
 
 # RFC 5321 section 4.5.3.1.5: a reply line is at most 512 octets with its CRLF.  40 are kept for the id.
 REPLY_LINE_BYTES = 512 - 2 - 40
+# Of a signature: it tells the sender which part is meant, and the operator which line of his file.
+SIGNATURE_SHOWN = 40
 # Of what a next hop says; its text is for a person to read.
 PASSED_LINES = 10
 
@@ -123,6 +125,13 @@ def chunk_received(size_bytes: int) -> Reply:
 def handed_over(message_id: str, said: str) -> Reply:
     """250 to the end of data: the next hop has taken the message, and said so."""
     return Reply(250, "2.0.0", f"Ok: {message_id} handed over: {said[:200]}")
+
+
+def signature_found(signature: str, part: int) -> Reply:
+    """554 5.7.1: a part of the message begins with what the operator refuses; signature is printable ASCII."""
+    return Reply(
+        554, "5.7.1", f"Part {part} of the message begins with {signature}, which is not accepted here"
+    )
 
 
 def client_listed(address: str, zone: str, reason: str = "") -> Reply:

@@ -30,6 +30,7 @@ RANKS = {
         "_command",
         "_session",
         "_body",
+        "_signatures",
         "_dnsblock",
         "_dnscodec",
         "_dnscache",

@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastsmtp.config.names import parse_domain_name, spellings
+
+if TYPE_CHECKING:
+    from fastsmtp._signatures import Signatures
 
 # What nearly every line of a recipient file is, lower-cased: RFC 5321 section 4.1.2 Dot-string "@" Domain.
 _PLAIN: Final = re.compile(
@@ -78,6 +81,27 @@ def parse_recipients(path: str, data: bytes, faults: list[str]) -> frozenset[byt
             if entry:
                 keys.update(_odd(f"{path}:{number + 1}", entry, faults))
     return frozenset(keys)
+
+
+def parse_signatures(path: str, data: bytes, faults: list[str]) -> Signatures:
+    """A file of signatures, by the rules of qmail's control files: "#" and blanks count at the ends only.
+
+    A line is a literal.  "#" at its beginning is a comment; blanks at its end are none of it.
+    """
+    from fastsmtp._signatures import LINE_BYTES_MAX, Signatures
+
+    literals = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        literal = line.rstrip(b" \t")
+        if not literal or literal.startswith(b"#"):
+            continue
+        if literal.endswith(b"\r"):
+            faults.append(f"{path}:{number}: ends with a CR: no line of a mail would ever match")
+        elif len(literal) > LINE_BYTES_MAX:
+            faults.append(f"{path}:{number}: longer than {LINE_BYTES_MAX} octets")
+        else:
+            literals.append(literal)
+    return Signatures(literals)
 
 
 def _strip(line: bytes) -> bytes:

@@ -326,6 +326,25 @@ class ReverseDns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignatureRule:
+    """How the first line of a part must not begin (docs/signatures.md); found while the message streams in."""
+
+    file: str = field(
+        default="",
+        metadata=about(
+            "one signature a line; qmail's control/signatures is one; re-read when it changes",
+            form="path",
+            shown="none",
+            example='"/etc/fastsmtp/signatures"',
+        ),
+    )
+    decoded: bool = field(
+        default=False, metadata=about("look behind base64 and quoted-printable, and at 8-bit parts, too")
+    )
+    mode: str = field(default="enforce", metadata=_RULE_MODE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PythonStage:
     """[[policy.python]]: a stage of your own (docs/stages.md)."""
 
@@ -388,6 +407,7 @@ class Policy:
     mfcheck: Mfcheck = Mfcheck()
     helo: HeloRule = HeloRule()
     reverse_dns: ReverseDns = ReverseDns()
+    signatures: SignatureRule = SignatureRule()
     python: tuple[PythonStage, ...] = ()
 
 

@@ -22,7 +22,6 @@ KEYS: Final = frozenset({
     "policy.tarpit",
     "policy.require_tls",
     "policy.p0f",
-    "policy.signatures",
     "metrics",
     "source",
     "route",

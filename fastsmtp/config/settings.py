@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fastsmtp.address import Networks
 from fastsmtp.config.forms import check_network
-from fastsmtp.config.lists import Lists, checked, parse_recipients
+from fastsmtp.config.lists import Lists, checked, parse_recipients, parse_signatures
 from fastsmtp.config.model import (
     ANY_DOMAIN,
     NOBODY,
@@ -24,11 +25,15 @@ from fastsmtp.config.model import (
     Listen,
     Policy,
     Rhsbl,
+    SignatureRule,
     Tls,
 )
 from fastsmtp.config.names import parse_accept_domain, parse_domain_name, parse_mailbox_key, spellings
 from fastsmtp.config.zones import Answers, Zone
 from fastsmtp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastsmtp._signatures import Signatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ class Settings:
     deny        clients that are refused (policy.clients.deny)
     lists       DNS lists of addresses, dnswl first;  rhsbl  those of domains, by what is looked up:
                 "mail", "helo", "ptr"
+    signatures  of policy.signatures.file; None where there are none, or the rule is off
     tls         certificates and versions of this listener; whether TLS is offered says listen.tls
     """
 
@@ -108,6 +114,7 @@ class Settings:
     deny: Networks = field(default_factory=Networks)
     lists: tuple[Zone, ...] = ()
     rhsbl: Mapping[str, tuple[Zone, ...]] = field(default_factory=dict)
+    signatures: Signatures | None = None
     tls: Tls = field(default_factory=Tls)
 
 
@@ -119,12 +126,22 @@ def list_paths(config: Config) -> tuple[str, ...]:
     for accept in config.accept:
         if accept.recipients.startswith("/"):
             paths[accept.recipients] = None
+    for policy in _policies(config):
+        if policy.signatures.file:
+            paths[policy.signatures.file] = None
     return tuple(paths)
+
+
+def _policies(config: Config) -> Iterator[Policy]:
+    yield config.policy
+    for listen in config.listen:
+        if listen.policy is not None:
+            yield listen.policy
 
 
 def _lists(config: Config) -> Iterable[tuple[str, ...]]:
     yield config.relay.networks
-    for policy in (config.policy, *(one.policy for one in config.listen if one.policy is not None)):
+    for policy in _policies(config):
         yield policy.exempt
         yield policy.clients.allow
         yield policy.clients.deny
@@ -164,6 +181,7 @@ def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
             proxy_from=compiler.networks(listen.proxy_from),
             xclient_from=compiler.networks(listen.xclient_from),
             accept=accept,
+            signatures=compiler.signatures(policy.signatures),
             tls=listen.tls_table or config.tls,
         )
         for listen in config.listen
@@ -202,6 +220,7 @@ class _Compiler:
         self.files = lists.files
         self.faults: list[str] = []
         self.recipients: dict[str, frozenset[bytes]] = {}
+        self.signature_files: dict[str, Signatures] = {}
 
     def texts(self, texts: tuple[str, ...], check: Callable[[str], object]) -> Iterator[str]:
         """The entries, those of files in place of their paths."""
@@ -233,6 +252,15 @@ class _Compiler:
             if text != ANY_DOMAIN
             for spelling in spellings(parse_accept_domain(text))
         ]
+
+    def signatures(self, rule: SignatureRule) -> Signatures | None:
+        if not rule.file:
+            return None
+        if rule.file not in self.signature_files:
+            data = self.files[rule.file]
+            self.signature_files[rule.file] = parse_signatures(rule.file, data, self.faults)
+        found = self.signature_files[rule.file]
+        return found if len(found) and rule.mode != "off" else None
 
     def recipient_keys(self, recipients: str) -> frozenset[bytes] | None:
         if recipients == "any":

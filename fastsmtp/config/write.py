@@ -31,6 +31,7 @@ from fastsmtp.config.model import (
     ReverseDns,
     Rhsbl,
     ServerName,
+    SignatureRule,
     Tls,
 )
 from fastsmtp.config.tree import dotted
@@ -54,6 +55,7 @@ SECTIONS: Final[tuple[tuple[str, type, bool], ...]] = (
     ("[policy.mfcheck]", Mfcheck, True),
     ("[policy.helo]", HeloRule, True),
     ("[policy.reverse_dns]", ReverseDns, True),
+    ("[policy.signatures]", SignatureRule, True),
     ("[[policy.python]]", PythonStage, False),
     ("[log]", Log, True),
 )

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from fastsmtp._body import HeaderFacts
 from fastsmtp._parser import Path
+from fastsmtp._signatures import SignatureHit
 from fastsmtp.address import Address
 from fastsmtp.message import Envelope
 from fastsmtp.policy.decision import Decision, Held, Tag
@@ -124,6 +125,7 @@ class Facts:
     declared_bytes SIZE= of the MAIL under decision
     size_bytes     of the body, in END
     header         HeaderFacts, in END
+    signature      SignatureHit or None, in END
     messages       messages accepted in this session so far
     score, tags    what the stages of earlier phases said; observed_score is that of rules that only observe
     held           refusals that are known and not spoken yet (policy.reject_at), in order
@@ -133,7 +135,7 @@ class Facts:
     __slots__ = (
         "_notes", "bad_lists", "client", "connections", "declared_bytes", "envelope", "has_waited", "header", "held",
         "helo", "is_early", "is_extended", "listener", "local_address", "messages", "observed_score", "recipient",
-        "score", "sender", "session_id", "size_bytes", "tags", "tls",
+        "score", "sender", "session_id", "signature", "size_bytes", "tags", "tls",
     )  # fmt: skip
 
     def __init__(self, session_id: str, listener: str, local_address: str, client: Client) -> None:
@@ -153,6 +155,7 @@ class Facts:
         self.declared_bytes = 0
         self.size_bytes = 0
         self.header: HeaderFacts | None = None
+        self.signature: SignatureHit | None = None
         self.messages = 0
         self.score = 0
         self.observed_score = 0

@@ -21,6 +21,7 @@ from fastsmtp.policy import (
     reverse_dns,
     rhsbl,
     score,
+    signatures,
 )
 from fastsmtp.policy.facts import Phase
 from fastsmtp.policy.stage import Mode, Stage
@@ -85,6 +86,9 @@ def _rules(settings: Settings) -> Iterable[Stage]:
     yield Stage("mfcheck", Phase.MAIL, mfcheck.check_sender, mode=cast(Mode, policy.mfcheck.mode), asks=True)
     if settings.rhsbl.get("mail"):
         yield Stage("rhsbl", Phase.MAIL, rhsbl.ask_of_sender, asks=True)
+    if settings.signatures is not None:
+        mode = cast(Mode, policy.signatures.mode)
+        yield Stage("signatures", Phase.END, signatures.check_signatures, mode=mode)
 
 
 def has_scores(settings: Settings) -> bool:

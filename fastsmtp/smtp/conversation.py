@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastsmtp import _session, reply
 from fastsmtp._body import HeaderScanner
 from fastsmtp._session import Event, Session
+from fastsmtp._signatures import SignatureScanner
 from fastsmtp.errors import TemporaryError
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy import header
@@ -62,7 +63,7 @@ class Conversation:
     """
 
     __slots__ = (
-        "_headers", "_profile", "_pass_s", "_path", "_plan", "_route", "_scanner",
+        "_headers", "_profile", "_pass_s", "_path", "_plan", "_route", "_scanner", "_signatures",
         "_received_head", "began_s", "facts", "has_logged", "is_committing", "pending", "session", "transaction",
     )  # fmt: skip
 
@@ -76,6 +77,7 @@ class Conversation:
         self.has_logged = False
         self.pending: Inquiry | None = None
         self._scanner: HeaderScanner | None = None
+        self._signatures: SignatureScanner | None = None
         self._headers: list[bytes] | None = None
         self._route: Route | None = None
         self._pass_s = 0.0
@@ -208,6 +210,10 @@ class Conversation:
             self.session.reply(reply.NO_VALID_RECIPIENTS)
             return None
         self._scanner = HeaderScanner()
+        signatures = self._profile.settings.signatures
+        if signatures is not None and not self.facts.client.skips_checks:
+            is_decoding = self._profile.settings.policy.signatures.decoded
+            self._signatures = SignatureScanner(signatures, is_decoding=is_decoding)
         answer = transaction.begin(self.facts)
         if answer is None and not delay_s:
             self.session.reply(positive)
@@ -229,6 +235,8 @@ class Conversation:
     def body(self, event: Event) -> Wait:
         chunk = event.chunk
         self._scanner.feed(chunk)  # type: ignore[union-attr]
+        if self._signatures is not None:
+            self._signatures.feed(chunk)
         wait = self.transaction.write(chunk)  # type: ignore[union-attr]
         return None if wait is None else self._written(wait)
 
@@ -240,6 +248,9 @@ class Conversation:
         facts.size_bytes = event.size_bytes
         facts.header = self._scanner.finish()  # type: ignore[union-attr]
         self._scanner = None
+        if self._signatures is not None:
+            facts.signature = self._signatures.finish()
+            self._signatures = None
         decision = self._plan.run(_END, facts)
         if type(decision) is Decision:
             return self._end_decided(event, decision)
@@ -505,6 +516,7 @@ class Conversation:
         facts.sender = None
         facts.recipient = None
         facts.header = None
+        facts.signature = None
         self._scanner = None
         self._headers = None
         self._route = None

@@ -91,9 +91,10 @@ def running(command: list[str], port: int, log: pathlib.Path) -> Iterator[Runnin
 
 
 @contextlib.contextmanager
-def authority(folder: pathlib.Path) -> Iterator[Running]:
+def authority(folder: pathlib.Path, more: str = "") -> Iterator[Running]:
+    """nsd with ZONE, and more records of the test's own below dns.test."""
     port = free_port()
-    (folder / "dns.test.zone").write_text(ZONE)
+    (folder / "dns.test.zone").write_text(ZONE + more)
     config = folder / "nsd.conf"
     config.write_text(f"""\
 server:
@@ -136,6 +137,7 @@ server:
   do-daemonize: no
   do-not-query-localhost: no
   module-config: "iterator"
+  qname-minimisation: no
   access-control: 127.0.0.0/8 allow
   local-zone: "test." nodefault
   local-zone: "refused.invalid." refuse

@@ -32,6 +32,7 @@ X = "xunknown"
         (ZEN, {**GOOD, (f"{LISTED6}.zen.example", A): ["127.0.0.2"]}, ""),
         # A list without IPv6 is a list.
         (ZEN, {**GOOD, (f"{LISTED6}.zen.example", A): Status.SERVFAIL}, ""),
+        (ZEN, {**GOOD, (f"{UNLISTED6}.zen.example", A): Status.SERVFAIL}, ""),
         (ZEN, {}, "does not list its test point (RFC 5782 section 5)"),
         (ZEN, {**GOOD, ("1.0.0.127.zen.example", A): ["127.0.0.2"]}, "lists everything"),
         (ZEN, {**GOOD, (f"{UNLISTED6}.zen.example", A): ["127.0.0.2"]}, "lists everything"),

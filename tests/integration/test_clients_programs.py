@@ -195,8 +195,8 @@ def source(daemon: Daemon, recipient: str, *options: str) -> None:
 
 # Options; how many messages for the address; octets of text each.
 SOURCE: dict[str, tuple[tuple[str, ...], int, int]] = {
-    "200 sessions at once": (("-s", "200", "-m", "400", "-l", "2000"), 400, 2_000),
-    "many messages a session": (("-d", "-s", "20", "-m", "400", "-l", "2000"), 400, 2_000),
+    "200 sessions at once": (("-s", "200", "-m", "300", "-l", "2000"), 300, 2_000),
+    "many messages a session": (("-d", "-s", "10", "-m", "200", "-l", "2000"), 200, 2_000),
     "a small TCP window": (("-T", "2048", "-s", "5", "-m", "10", "-l", "100000"), 10, 100_000),
     "bigger than memory takes": (("-s", "10", "-m", "10", "-l", "400000"), 10, 400_000),
 }

@@ -147,11 +147,11 @@ def to_sink(sink: SmtpSink) -> Iterator[Daemon]:
 @needs("smtp-sink", "smtp-source")
 def test_200_sessions_into_smtp_sink(sink: SmtpSink, to_sink: Daemon) -> None:
     """Each message once, over the few connections that are kept."""
-    options = ["-s", "200", "-m", "400", "-l", "3000", "-f", SENDER, "-t", "joe@example.org"]
+    options = ["-s", "200", "-m", "300", "-l", "3000", "-f", SENDER, "-t", "joe@example.org"]
     ran(program("smtp-source"), *options, f"127.0.0.1:{to_sink.ports['mx']}")
     texts = sink.new()
-    assert len(texts) == 400
-    assert len({re.search(rb"^Message-Id: (.*)", text, re.MULTILINE)[1] for text in texts}) == 400  # type: ignore[index]
+    assert len(texts) == 300
+    assert len({re.search(rb"^Message-Id: (.*)", text, re.MULTILINE)[1] for text in texts}) == 300  # type: ignore[index]
     assert len({text.partition(b"\n\n")[2] for text in texts}) == 1
 
 

@@ -78,7 +78,9 @@ def test_the_log_is_rotated_and_no_line_is_lost(how: str) -> None:
 @needs("smtp-source")
 def test_nobody_reads_stderr() -> None:
     """A full pipe holds up no mail; who reads it at last gets what was kept."""
-    daemon = Daemon('[log]\nto = "stderr"\n')
+    daemon = Daemon(
+        '[log]\nto = "stderr"\n', accept='[[accept]]\ndomain = "example.org"\ndeliver = "discard"\n'
+    )
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "fastsmtp", "serve", "--config", str(daemon.file)]
     try:
@@ -92,7 +94,6 @@ def test_nobody_reads_stderr() -> None:
             port = int(ready.split("127.0.0.1:")[1].split()[0])
             options = ["-s", "20", "-m", "1000", "-l", "100", "-f", SENDER, "-t", "joe@example.org"]
             ran(program("smtp-source"), *options, f"127.0.0.1:{port}")
-            assert len(daemon.mail("joe@example.org")) == 1_000
             os.set_blocking(reader, False)
             got = b""
             while got.count(b"event=message ") < 1_000:

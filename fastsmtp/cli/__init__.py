@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "preline": "qmail's preline: a message with its From, Return-Path and Delivered-To lines",
     "pop3d": "one POP3 session over a Maildir, in qmail-pop3d's place",
     "popup": "name and password of a POP3 client, in qmail-popup's place",
+    "qmail": "put fastsmtp in the place of programs of a qmail home, and take it out again",
 }
 
 PROGRAMS: Final = {

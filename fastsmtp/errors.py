@@ -34,6 +34,10 @@ class StorageFailed(TemporaryError):
     """The file system refused an operation for another reason than room."""
 
 
+class QueueDamaged(FastsmtpError):
+    """A file of the queue doesn't hold what must be there; the text says which, where and what."""
+
+
 class NextHopDown(TemporaryError):
     """The next hop could not be reached, hung up, or did not answer in time."""
 
@@ -52,3 +56,7 @@ class ConfigError(FastsmtpError):
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+
+class QueueTooNew(ConfigError):
+    """A file of the queue was written by a later release in a format that this one doesn't know."""

@@ -1,0 +1,102 @@
+"""The native thread that writes and syncs a journal, and the search for records.  docs/queue.md has the format.
+
+Descriptors come in; nothing here opens a file.  Make a Writer after the fork only.  All calls come from one thread,
+the loop's.  Offsets, sizes and lengths are bytes.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Generic, TypeVar, final
+
+Cookie = TypeVar("Cookie")
+
+MESSAGE: Final[int]  # kinds of records
+SEAL: Final[int]
+END: Final[int]
+DONE: Final[int]
+HEADER_BYTES: Final[int]  # 32, before each payload
+BLOCK: Final[int]  # 4096: where batches begin
+MAX_PAYLOAD: Final[int]  # 16 MiB
+
+def crc32c(data: bytes | bytearray | memoryview, value: int = 0) -> int:
+    """CRC32C (Castagnoli) of the data; `value` is that of what came before it."""
+
+def crc32c_by_table(data: bytes, value: int = 0) -> int:
+    """The same as it is computed where the processor has no instruction for it."""
+
+def scan(data: bytes, *, base: int, epoch: int, start: int, at_batch: bool = True) -> tuple[list[tuple[int, int, int, int]], int, bool, int]:
+    """Read records one behind the other, from the segment's offset `start`; data begins at its offset `base`.
+
+    at_batch   what stands at `start` must begin a batch
+
+    Gives (records, offset, at_batch, wanted).  A record is (kind, offset, length of the payload, offset of its batch);
+    end records are among them.  `offset` and `at_batch` are where it stopped: with wanted > 0 so many bytes are
+    needed from there, with 0 there is no valid record.
+    """
+
+def find(data: bytes, *, base: int, epoch: int, start: int) -> int:
+    """Offset of the first header at or behind `start` that may be a record's, -1 for none; its checksum is not looked at."""
+
+@final
+class Progress:
+    """How far each worker's journal is synced: anonymous shared memory, made before the fork.
+
+    Raises IndexError for a worker that isn't there.
+    """
+    workers: int
+    def __init__(self, workers: int) -> None: ...
+    def read(self, worker: int) -> tuple[int, int, int]:
+        """(number, epoch, synced offset) of the segment in use as they stood at one moment; zeros: none yet."""
+    def clear(self, worker: int) -> None:
+        """Forget a worker that died, when all that it had synced has been read."""
+
+@final
+class Writer(Generic[Cookie]):
+    """Appends records to a segment, many with one sync.  Cookies are the caller's, and come back from reap().
+
+    progress, worker   where the synced offset is published
+    system             what does pwritev and fdatasync, as os has them; None: the kernel, without the GIL
+    is_threaded        without: nothing happens but in step()
+
+    It begins without a segment, and stops at a failed write or sync; use() makes it go on.
+    """
+    is_threaded: bool
+    is_closed: bool
+    def __init__(self, *, progress: Progress | None = None, worker: int = 0, system: Any = None, is_threaded: bool = True) -> None: ...
+    def use(self, fd: int, *, number: int, epoch: int, size: int, offset: int = 4096) -> None:
+        """Go on in this segment.  The descriptor stays the caller's, and open until the next use() or close().
+
+        Raises RuntimeError unless is_stopped, ValueError when what waits has no room there.
+        """
+    def pause(self) -> None:
+        """Stop, as after a failure, so that what is appended now goes into the next segment; RuntimeError unless idle."""
+    def append(self, pieces: Sequence[bytes], cookie: Cookie, *, kind: int = 1, body_fd: int = -1) -> bool:
+        """Put one record into the next batch; its payload is the pieces, which are not copied.  False: no room.
+
+        body_fd is duplicated, and synced before the record is written.
+        Raises ValueError for a payload over MAX_PAYLOAD, OSError when there is no descriptor left.
+        """
+    def reap(self) -> list[tuple[Cookie, int, int, int]]:
+        """What is over: (cookie, errno or 0, offset, length of the payload).  Call it when fileno() is readable."""
+    def withdraw(self) -> list[Cookie]:
+        """Take back what was appended and waits, after a failure; RuntimeError when it is going to be written."""
+    def step(self) -> bool:
+        """Without a thread: write one batch here and now; False when there is none."""
+    def close(self) -> None:
+        """Write what waits, end the thread.  Blocks as long as that takes; reap() afterwards."""
+    def duplicate(self, fd: int) -> int:
+        """A descriptor of our own for a body whose record can't be appended yet; raises OSError."""
+    def close_duplicate(self, fd: int) -> None:
+        """Close it; -1 is none."""
+    def fileno(self) -> int: ...
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits to be written (after a failure: nothing is under way)."""
+    @property
+    def is_stopped(self) -> bool:
+        """There is no segment, or it had a failure."""
+    @property
+    def end(self) -> int:
+        """Synced up to here, in the segment in use."""
+    @property
+    def batches(self) -> int:
+        """Written and synced so far."""

@@ -1,0 +1,216 @@
+"""The done-log: which recipients of which records are finished, and how.
+
+It is what delivery remembers; docs/queue.md, "The done-log", states the bound
+on repeats that it gives.  Entries wait up to INTERVAL_S for a common sync.
+Written by the owner of the queue alone, through a Journal of kind DONE.  Rank 5.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from fastsmtp import errors
+from fastsmtp.queue.journal import Journal
+from fastsmtp.queue.place import Place, Seal
+from fastsmtp.queue.recovery import Recovery
+from fastsmtp.queue.store import Store
+
+if TYPE_CHECKING:
+    import asyncio
+
+# A crash of delivery repeats at most what was finished in this time, and during the sync that follows.
+INTERVAL_S = 1.0
+# Or as soon as so many wait: 24 kB, one sync for all of them.
+ENTRIES = 1_024
+
+_ENTRY = struct.Struct("<QIIB7x")
+ENTRY_BYTES = _ENTRY.size
+
+
+class Outcome(IntEnum):
+    """How it ended for a recipient; the numbers stand in the file.
+
+    END is of a segment: its seal's offset, kept here when the segment that holds the seal is freed before it.
+    """
+
+    DELIVERED = 1
+    FAILED = 2
+    DEFERRED = 3
+    DELETED = 4
+    END = 5
+
+
+def entries(payload: bytes) -> Iterator[tuple[int, int, int, Outcome]]:
+    """(epoch, offset, recipient, outcome) of one record; raises ValueError for what is none."""
+    for epoch, offset, recipient, outcome in _ENTRY.iter_unpack(payload):
+        yield epoch, offset, recipient, Outcome(outcome)
+
+
+class Done:
+    """What is finished, in memory: mail segment (epoch) -> (offset, recipient) -> outcome.
+
+    ends   mail segment (epoch) -> the offset that its seal says; for recover()
+    """
+
+    __slots__ = ("_by_epoch", "_files", "ends")
+
+    def __init__(self) -> None:
+        self.ends: dict[int, int] = {}
+        self._by_epoch: dict[int, dict[tuple[int, int], Outcome]] = {}
+        # Done segment (its number) -> the mail segments that it speaks of.
+        self._files: dict[int, set[int]] = {}
+
+    def outcome(self, place: Place, recipient: int) -> Outcome | None:
+        """How it ended, None while it hasn't.  recipient counts from 0 in the envelope."""
+        found = self._by_epoch.get(place.epoch)
+        return None if found is None else found.get((place.offset, recipient))
+
+    def note(self, epoch: int, offset: int, recipient: int, outcome: Outcome) -> None:
+        found = self._by_epoch.setdefault(epoch, {})
+        if outcome is Outcome.END:
+            self.ends[epoch] = offset
+        else:
+            found[offset, recipient] = outcome
+
+    def note_file(self, number: int, epochs: Iterable[int]) -> None:
+        """The done segment `number` has entries of these mail segments."""
+        self._files.setdefault(number, set()).update(epochs)
+
+    def forget(self, epoch: int) -> list[int]:
+        """The mail segment is retired.  Gives the done segments that speak of none that is left."""
+        self._by_epoch.pop(epoch, None)
+        self.ends.pop(epoch, None)
+        return self.unneeded()
+
+    def keep_only(self, epochs: set[int]) -> list[int]:
+        """At start-up: these are the mail segments that there are."""
+        for epoch in [epoch for epoch in self._by_epoch if epoch not in epochs]:
+            del self._by_epoch[epoch]
+            self.ends.pop(epoch, None)
+        for named in self._files.values():
+            named.intersection_update(epochs)
+        return self.unneeded()
+
+    def unneeded(self) -> list[int]:
+        """Done segments whose mail segments are all retired; they may be removed, but for the one in use."""
+        for epochs in self._files.values():
+            epochs.intersection_update(self._by_epoch)
+        return sorted(number for number, epochs in self._files.items() if not epochs)
+
+    def forget_file(self, number: int) -> None:
+        self._files.pop(number, None)
+
+
+def read_done(system: Any, store: Store, recovery: Recovery) -> Done:
+    """Everything that the recovered done-log says.  What is no entry is added to the faults: it costs a repeat."""
+    done = Done()
+    for place, payload in recovery.messages(system, store):
+        try:
+            found = list(entries(payload))
+        except (struct.error, ValueError) as error:
+            recovery.fault(store, place, str(error))
+            continue
+        for epoch, offset, recipient, outcome in found:
+            done.note(epoch, offset, recipient, outcome)
+        done.note_file(place.number, {entry[0] for entry in found})
+    for segment in recovery.segments:
+        done.note_file(segment.header.number, ())
+    return done
+
+
+class DoneLog:
+    """Writes entries.  start and close are the Journal's, which is the caller's; flush() before closing that.
+
+    done     what was read at start-up; kept up to date here
+    report   called with the error when a sync failed; the entries are kept and tried again
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        done: Done,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        report: Callable[[Exception], None],
+    ) -> None:
+        self.done = done
+        self._journal = journal
+        self._loop = loop
+        self._clock = clock
+        self._report = report
+        self._fresh: list[bytes] = []
+        self._epochs: set[int] = set()
+        self._since: float | None = None
+        self._writing: asyncio.Task[bool] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, place: Place, recipient: int, outcome: Outcome) -> None:
+        """The recipient is finished.  Never waits; synced within INTERVAL_S and one sync."""
+        self._add(place.epoch, place.offset, recipient, outcome)
+
+    def add_end(self, seal: Seal) -> None:
+        """What a seal says; synced before the segment that holds the seal is freed, if that comes first."""
+        if self.done.ends.get(seal.epoch) != seal.end:
+            self._add(seal.epoch, seal.end, 0, Outcome.END)
+
+    def _add(self, epoch: int, offset: int, recipient: int, outcome: Outcome) -> None:
+        self.done.note(epoch, offset, recipient, outcome)
+        self._fresh.append(_ENTRY.pack(epoch, offset, recipient, outcome))
+        self._epochs.add(epoch)
+        if self._since is None:
+            self._since = self._clock()
+        if self._writing is not None:
+            return
+        if len(self._fresh) >= ENTRIES:
+            self._begin()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(INTERVAL_S, self._begin)
+
+    @property
+    def is_behind(self) -> bool:
+        """Entries have waited for twice the interval: delivery must start nothing new, or the bound doesn't hold."""
+        return self._since is not None and self._clock() - self._since > 2 * INTERVAL_S
+
+    async def flush(self) -> None:
+        """Until all that was added is synced; raises errors.StorageFull or errors.StorageFailed when it can't be."""
+        while self._fresh or self._writing is not None:
+            if self._writing is None:
+                self._begin()
+            if self._writing is not None and not await self._writing:
+                raise errors.StorageFailed("the done-log can't be written")
+
+    def _begin(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._writing is None and self._fresh:
+            self._writing = self._loop.create_task(self._write())
+
+    async def _write(self) -> bool:
+        """Whether it went well."""
+        fresh, self._fresh = self._fresh, []
+        epochs, self._epochs = self._epochs, set()
+        began = self._clock()
+        failed = False
+        try:
+            place = await self._journal.append([b"".join(fresh)])
+        except (errors.TemporaryError, ValueError) as error:
+            # Kept, in front of what came meanwhile: the bound is told by is_behind, and nothing is forgotten.
+            failed = True
+            self._fresh = fresh + self._fresh
+            self._epochs |= epochs
+            self._report(error)
+        else:
+            self.done.note_file(place.number, epochs)
+            self._since = began if self._fresh else None
+        finally:
+            self._writing = None
+        if not failed and len(self._fresh) >= ENTRIES:
+            self._begin()
+        elif self._fresh and self._timer is None:
+            self._timer = self._loop.call_later(INTERVAL_S, self._begin)
+        return not failed

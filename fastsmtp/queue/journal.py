@@ -1,0 +1,298 @@
+"""The journal of one process: records in, (segment, offset) out once they are synced.
+
+    place = await journal.append([envelope, prefix, *body])
+
+Many appends share a sync (see _journal.pyi); nothing waits for a timer.  A
+segment that is full, or had a failure, is followed by the next one, which is
+made ready ahead and seals its predecessors (docs/queue.md).
+
+Not here: what a payload means (model.py), the files (store.py).  Rank 5.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from fastsmtp import errors
+from fastsmtp._journal import MESSAGE, SEAL, Writer
+from fastsmtp.queue.disk import Disk, storage_error
+from fastsmtp.queue.place import Place, Seal
+from fastsmtp.queue.store import Segment, Store
+
+if TYPE_CHECKING:
+    import asyncio
+
+# After a failure, how long until the next try: clients are told 4xx meanwhile, and a full disk is left in peace.
+RETRY_S = 1.0
+
+
+class Source(Protocol):
+    """Hands out segments: the store of this process, or the owner of the queue over a socket."""
+
+    def next(self) -> Awaitable[Segment]:
+        """The next segment; raises errors.StorageFull or errors.StorageFailed."""
+
+    def release(self, segment: Segment) -> None:
+        """The segment gets no further record: close its descriptor.  Never waits."""
+
+
+class LocalSource:
+    """Segments of a store in this process."""
+
+    __slots__ = ("_disk", "_store")
+
+    def __init__(self, store: Store, disk: Disk) -> None:
+        self._store = store
+        self._disk = disk
+
+    async def next(self) -> Segment:
+        done = self._disk.run(self._store.prepare)
+        return done if isinstance(done, Segment) else await done
+
+    def release(self, segment: Segment) -> None:
+        self._disk.forget(_close, segment.fd)
+
+
+def _close(system: Any, fd: int) -> None:
+    system.close(fd)
+
+
+class _Waiting(NamedTuple):
+    pieces: Sequence[bytes]
+    body_fd: int
+    future: asyncio.Future[Place]
+
+
+class Journal:
+    """Appends records of one kind.  All calls from the loop's thread; start() comes first, close() last.
+
+    clock    seconds, monotonic
+    seals    of segments of an earlier life (recovery.py); written with the first batch
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        writer: Writer[asyncio.Future[Place] | Seal],
+        kind: int = MESSAGE,
+        seals: Sequence[Seal] = (),
+    ) -> None:
+        self._source = source
+        self._loop = loop
+        self._clock = clock
+        self._writer = writer
+        self._kind = kind
+        self._seals = list(seals)
+        self._segment: Segment | None = None
+        self._ahead: asyncio.Task[Segment] | None = None
+        self._move: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._waiting: deque[_Waiting] = deque()
+        self._is_stopped = False
+        self._is_closed = False
+        self._error: errors.TemporaryError | None = None
+        self._retry_at = clock()
+
+    async def start(self) -> None:
+        """Get the first segment; raises errors.StorageFull or errors.StorageFailed."""
+        self._take(await self._source.next())
+        self._loop.add_reader(self._writer.fileno(), self.reap)
+
+    @property
+    def segment(self) -> Segment | None:
+        """The one in use."""
+        return self._segment
+
+    def append(self, pieces: Sequence[bytes], body_fd: int = -1) -> asyncio.Future[Place]:
+        """Write and sync one record, whose payload the pieces are together.
+
+        body_fd is a spooled body, synced first; the caller may close it at any time.  The future's error is
+        errors.StorageFull, errors.StorageFailed, or ValueError for what no segment can hold.  Cancelling it
+        doesn't take the record back.
+        """
+        if self._is_closed:
+            raise RuntimeError("the journal is closed")
+        future: asyncio.Future[Place] = self._loop.create_future()
+        if self._move is None:
+            if not self._is_stopped and self._put(pieces, body_fd, future):
+                return future
+            if self._error is not None and self._clock() < self._retry_at:
+                future.set_exception(_copy(self._error))
+                return future
+            self._begin_move()
+        if body_fd >= 0:
+            body_fd = self._writer.duplicate(body_fd)
+        self._waiting.append(_Waiting(pieces, body_fd, future))
+        return future
+
+    def reap(self) -> None:
+        """Tell those whose records are over.  The loop calls it when the writer rings."""
+        failure = self._tell()
+        if failure is not None and self._writer.is_stopped and not self._is_stopped:
+            self._is_stopped = True
+            if self._move is None and not self._is_closed:
+                if self._clock() < self._retry_at:
+                    # The second one in a row: the disk, not the segment.
+                    self._refuse(failure)
+                else:
+                    self._retry_at = self._clock() + RETRY_S
+                    self._begin_move()
+        if self._idle is not None and not self._idle.done() and self._writer.is_idle:
+            self._idle.set_result(None)
+
+    async def close(self) -> None:
+        """Finish what was appended, and end the thread.  What can't be written fails."""
+        self._is_closed = True
+        if self._move is not None:
+            await self._move
+        await self._drain()
+        self._loop.remove_reader(self._writer.fileno())
+        self._writer.close()
+        self._tell()
+        if self._writer.is_stopped:
+            self._refuse(self._error or errors.StorageFailed("the journal is closed"))
+        if self._ahead is not None:
+            try:
+                self._source.release(await self._ahead)
+            except errors.TemporaryError:
+                # It was for later, and nobody asks for it any more.
+                self._ahead = None
+        if self._segment is not None:
+            self._source.release(self._segment)
+            self._segment = None
+
+    def _put(self, pieces: Sequence[bytes], body_fd: int, future: asyncio.Future[Place]) -> bool:
+        """Hand it to the writer; False when the segment has no room for it."""
+        try:
+            return self._writer.append(pieces, future, kind=self._kind, body_fd=body_fd)
+        except ValueError as error:
+            future.set_exception(error)
+        except OSError as error:
+            future.set_exception(storage_error(error))
+        return True
+
+    def _tell(self) -> errors.TemporaryError | None:
+        """Settle the futures of what is over; the last failure, if there was one."""
+        segment = self._segment
+        failure = None
+        for cookie, error, offset, size_bytes in self._writer.reap():
+            if error:
+                failure = storage_error(OSError(error, os.strerror(error)))
+            if isinstance(cookie, Seal):
+                # One that failed is written again with the next segment.
+                if not error:
+                    self._seals.remove(cookie)
+            elif cookie.done():
+                continue
+            elif failure is not None and error:
+                cookie.set_exception(failure)
+            elif segment is not None:
+                cookie.set_result(Place(segment.number, segment.epoch, offset, size_bytes))
+        return failure
+
+    def _begin_move(self) -> None:
+        self._move = self._loop.create_task(self._to_the_next())
+
+    async def _to_the_next(self) -> None:
+        """Leave the segment, and go on in the next one until nothing waits."""
+        try:
+            await self._drain()
+            while True:
+                segment = await self._following()
+                self._take(segment)
+                if self._put_waiting():
+                    break
+                await self._drain()
+        except errors.TemporaryError as error:
+            self._refuse(error)
+        finally:
+            self._move = None
+
+    async def _drain(self) -> None:
+        """Until the writer has nothing under way."""
+        while not self._writer.is_idle:
+            self._idle = self._loop.create_future()
+            await self._idle
+            self._idle = None
+
+    async def _following(self) -> Segment:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            try:
+                return await ahead
+            except errors.TemporaryError:
+                # That was some time ago; there may be room now.
+                pass
+        return await self._source.next()
+
+    def _take(self, segment: Segment) -> None:
+        """Go on in this segment.  Its first batch has the seals of those before it, and what waits in the writer."""
+        old, writer = self._segment, self._writer
+        if old is not None:
+            if not writer.is_stopped:
+                writer.pause()
+            # Before the segment changes: their places are in the old one.
+            self._tell()
+            self._seals.append(Seal(old.number, old.epoch, writer.end))
+            self._source.release(old)
+        for seal in self._seals:
+            writer.append([seal.encode()], seal, kind=SEAL)
+        writer.use(segment.fd, number=segment.number, epoch=segment.epoch, size=segment.size_bytes)
+        self._segment = segment
+        self._is_stopped = False
+        self._error = None
+        if not self._is_closed:
+            self._ahead = self._loop.create_task(self._prepared())
+            self._ahead.add_done_callback(_look)
+
+    async def _prepared(self) -> Segment:
+        return await self._source.next()
+
+    def _put_waiting(self) -> bool:
+        """Hand over what waited for the segment; False when the segment is full before all are in."""
+        is_fresh = True
+        waiting = self._waiting
+        while waiting:
+            pieces, body_fd, future = waiting[0]
+            if not future.done():
+                if self._put(pieces, body_fd, future):
+                    is_fresh = False
+                elif is_fresh:
+                    future.set_exception(ValueError("the message is bigger than a segment"))
+                else:
+                    return False
+            waiting.popleft()
+            self._writer.close_duplicate(body_fd)
+        return True
+
+    def _refuse(self, error: errors.TemporaryError) -> None:
+        """There is no segment to go on in: all that waits fails, and so does what comes in the next second."""
+        self._error = error
+        self._retry_at = self._clock() + RETRY_S
+        futures = []
+        if self._writer.is_stopped:
+            futures += [cookie for cookie in self._writer.withdraw() if not isinstance(cookie, Seal)]
+        while self._waiting:
+            _, body_fd, future = self._waiting.popleft()
+            self._writer.close_duplicate(body_fd)
+            futures.append(future)
+        for future in futures:
+            if not future.done():
+                future.set_exception(_copy(error))
+
+
+def _copy(error: errors.TemporaryError) -> errors.TemporaryError:
+    """One for each who gets it: an exception that is raised twice gathers tracebacks."""
+    return type(error)(*error.args)
+
+
+def _look(task: asyncio.Task[Segment]) -> None:
+    """Its error is told when the segment is wanted, and not as one that nobody looked at."""
+    if not task.cancelled():
+        task.exception()

@@ -345,7 +345,7 @@ cdef inline uint64_t room_of(uint64_t size) noexcept nogil:
     return up(size + HEADER, BLOCK_BYTES)
 
 
-# --- system calls: the kernel's, or those of the object that a test passes in ------------------------------------------
+# --- system calls: the kernel's, or those of the object that a test passes in ---------------------------------------
 
 cdef Py_ssize_t write_parts(Engine *e, const iovec *parts, int count, uint64_t offset) noexcept nogil:
     """Bytes written, or -errno."""
@@ -386,7 +386,7 @@ cdef int ask_sync(object system, int fd) noexcept:
     return 0
 
 
-# --- the native thread ----------------------------------------------------------------------------------------------------
+# --- the native thread ----------------------------------------------------------------------------------------------
 
 cdef inline bint can_take(Engine *e) noexcept nogil:
     return (
@@ -548,7 +548,7 @@ cdef void *serve(void *argument) noexcept nogil:
     return NULL
 
 
-# --- what Python sees --------------------------------------------------------------------------------------------------------
+# --- what Python sees -----------------------------------------------------------------------------------------------
 
 @cython.final
 cdef class Progress:
@@ -922,7 +922,7 @@ cdef bint grow(Batch *batch, uint32_t pieces) noexcept:
     return True
 
 
-# --- reading --------------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------------------------
 
 def crc32c(data, uint32_t value=0):
     cdef Py_buffer view

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from fastsmtp.certificate import self_made
 from fastsmtp.resolver import Resolver
 from tests.fakes.dns_server import SILENT, DnsServer, Reply, Zone, a, dns_server, mx, name, txt
 from tests.wire import PATIENCE_S, Running, Wire, run, serving
@@ -311,6 +313,94 @@ def test_a_pipelined_group_waits_for_its_answers_in_order() -> None:
                  b"MAIL FROM:<a@example.org>", b"RCPT TO:<b@example.org>", b"QUIT", b""]
             )  # fmt: skip
             assert await wire.codes(group, 7) == [250, 250, 550, 250, 250, 250, 221]
+            await wire.close()
+
+    run(main)
+
+
+# --- beside a handshake and a delay ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    made = self_made(tmp_path_factory.mktemp("tls"), "mx.example")
+    folder = tmp_path_factory.mktemp("pem")
+    (folder / "cert.pem").write_bytes(made.certificate)
+    (folder / "key.pem").write_bytes(made.key)
+    (folder / "key.pem").chmod(0o600)
+    return {"certificate": str(folder / "cert.pem"), "key": str(folder / "key.pem")}
+
+
+def context() -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.check_hostname = False
+    made.verify_mode = ssl.CERT_NONE
+    return made
+
+
+@pytest.mark.parametrize(("reject_at", "codes"), [("connect", [554]), ("rcpt", [220, 250, 250, 550])])
+@pytest.mark.parametrize("delay_s", [0.0, 0.3])
+def test_implicit_tls_while_the_questions_are_on_their_way(
+    tls: dict[str, str], reject_at: str, codes: list[int], delay_s: float
+) -> None:
+    async def main() -> None:
+        policy = {**LISTS, "reject_at": reject_at}
+        async with checking(policy, tls=tls, listener={"tls": "implicit"}) as (running, dns):
+            dns.delay_s = lambda asked: delay_s if asked.startswith("9.") else 0.0
+            streams = await asyncio.open_connection(
+                "127.0.0.1", running.server.port, local_addr=(LISTED, 0), ssl=context()
+            )
+            wire = Wire(*streams)
+            found = [(await wire.reply())[0]]
+            found += [code for code, _ in await say(wire, *SESSION[: len(codes) - 1])]
+            assert found == codes
+            await wire.close()
+
+    run(main)
+
+
+def test_starttls_keeps_what_was_found_of_the_client(tls: dict[str, str]) -> None:
+    async def main() -> None:
+        async with checking(LISTS, tls=tls) as (running, dns):
+            dns.delay_s = lambda asked: 0.3 if asked.startswith("9.") else 0.0
+            wire = await running.connect(LISTED)
+            await wire.ask(b"EHLO client.example")
+            assert (await wire.ask(b"STARTTLS"))[0] == 220
+            await wire.writer.start_tls(context())
+            said = await say(wire, *SESSION)
+            assert [code for code, _ in said] == [250, 250, 550]
+            await wire.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize(("reject_at", "codes"), [("connect", [554]), ("rcpt", [220, 250, 250, 550])])
+def test_the_answers_come_while_the_greeting_is_held_back(reject_at: str, codes: list[int]) -> None:
+    async def main() -> None:
+        policy = {**LISTS, "reject_at": reject_at}
+        async with checking(policy, listener={"greeting_delay_s": 0.3}) as (running, _):
+            wire = await running.connect(LISTED, greet=False)
+            found = [(await wire.reply())[0]]
+            if len(codes) > 1:
+                (connection,) = running.server._service.connections  # type: ignore[union-attr]
+                assert connection._conversation.pending.decision is not None
+            found += [code for code, _ in await say(wire, *SESSION[: len(codes) - 1])]
+            assert found == codes
+            await wire.close()
+
+    run(main)
+
+
+def test_limits_are_counted_for_clients_that_leave_before_an_answer() -> None:
+    async def main() -> None:
+        zone = {**ZONE, ("9.0.0.127.zen.example", A): SILENT}
+        limits = {"connections_per_client_per_min": 2}
+        async with checking(LISTS, zone, limits=limits) as (running, _):
+            for _ in range(2):
+                wire = await running.connect(LISTED)
+                await wire.close()
+            wire = await running.connect(LISTED, greet=False)
+            assert (await wire.reply())[0] == 421
             await wire.close()
 
     run(main)

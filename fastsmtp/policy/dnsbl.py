@@ -12,7 +12,7 @@ from fastsmtp.config.settings import Settings
 from fastsmtp.config.zones import Zone, oddity
 from fastsmtp.policy.decision import Effect, Grant, ListFailed, Tag, passed, reject
 from fastsmtp.policy.facts import Facts
-from fastsmtp.policy.questions import TXT, A, Question, is_failed, reverse_labels, text_of
+from fastsmtp.policy.questions import TXT, A, Question, is_failed, is_unlisted, reverse_labels, text_of
 from fastsmtp.policy.stage import Asking
 
 
@@ -29,6 +29,8 @@ def ask_lists(facts: Facts, settings: Settings) -> Asking:
         if not zones:
             return None
     answers = yield tuple([Question(b"%b.%b" % (labels, zone.name), A) for zone in zones])
+    if is_unlisted(answers):
+        return None
     effects: list[Effect] = []
     score = facts.score
     worst: Zone | None = None

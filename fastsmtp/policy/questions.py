@@ -12,7 +12,19 @@ from typing import Any
 from fastsmtp._dns import Answer, Question
 from fastsmtp.address import Address
 
-__all__ = ["AAAA", "MX", "PTR", "TXT", "A", "Question", "is_failed", "records", "reverse_labels", "text_of"]
+__all__ = [
+    "AAAA",
+    "MX",
+    "PTR",
+    "TXT",
+    "A",
+    "Question",
+    "is_failed",
+    "is_unlisted",
+    "records",
+    "reverse_labels",
+    "text_of",
+]
 
 # RFC 1035 section 3.2.2, RFC 3596 section 2.1.
 A, PTR, MX, TXT, AAAA = 1, 12, 15, 16, 28
@@ -21,6 +33,14 @@ A, PTR, MX, TXT, AAAA = 1, 12, 15, 16, 28
 def is_failed(answer: Any) -> bool:
     """Nothing is known: neither that there is something, nor that there is nothing."""
     return type(answer) is not Answer or answer.is_failed
+
+
+def is_unlisted(answers: tuple[Any, ...]) -> bool:
+    """Every list has answered, and none has a record: how nearly every question to lists ends."""
+    for answer in answers:  # noqa: SIM110 - all() over a generator costs twice as much
+        if type(answer) is not Answer or answer.records or answer.is_failed:
+            return False
+    return True
 
 
 def records(answer: Any) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from fastsmtp.config.settings import Settings
 from fastsmtp.config.zones import Zone, oddity
 from fastsmtp.policy.decision import Effect, ListFailed, Tag, passed, reject
 from fastsmtp.policy.facts import Facts
-from fastsmtp.policy.questions import TXT, A, Question, is_failed, text_of
+from fastsmtp.policy.questions import TXT, A, Question, is_failed, is_unlisted, text_of
 from fastsmtp.policy.reverse_dns import find_name
 from fastsmtp.policy.stage import Asking, Opinion
 
@@ -52,6 +52,8 @@ def _ask(what: str, domain: bytes, facts: Facts, settings: Settings) -> Asking:
         if not zones:
             return None
     answers = yield tuple([Question(b"%b.%b" % (domain, zone.name), A) for zone in zones])
+    if is_unlisted(answers):
+        return None
     effects: list[Effect] = []
     score = facts.score
     worst: Zone | None = None

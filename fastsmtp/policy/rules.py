@@ -63,7 +63,8 @@ def stages_of(
             phases.append(Phase.END)
         for phase in phases:
             said.append(Stage("score", phase, score.check_score))
-            said.append(Stage("score", phase, score.check_observed_score, mode="observe"))
+            if is_observing(settings, own):
+                said.append(Stage("score", phase, score.check_observed_score, mode="observe"))
     if settings.policy.header:
         said.append(Stage("header", Phase.END, score.refuse_long_header))
     return (*STAGES, *said, *rules)
@@ -96,3 +97,15 @@ def has_scores(settings: Settings) -> bool:
     policy = settings.policy
     has_lists = bool(settings.lists) or any(settings.rhsbl.values())
     return has_lists or bool(policy.helo.score) or bool(policy.reverse_dns.score)
+
+
+def is_observing(settings: Settings, own: Iterable[Stage]) -> bool:
+    """True when a rule that only observes may give a score."""
+    policy = settings.policy
+    zones = (*settings.lists, *(zone for zones in settings.rhsbl.values() for zone in zones))
+    return (
+        policy.mode == "observe"
+        or any(zone.is_observed for zone in zones)
+        or any(stage.mode == "observe" for stage in own)
+        or any(rule.score and rule.mode == "observe" for rule in (policy.helo, policy.reverse_dns))
+    )

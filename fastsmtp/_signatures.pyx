@@ -321,6 +321,9 @@ cdef class SignatureScanner:
         cdef Py_ssize_t n = self.line_bytes
         if n and not self.is_line_cut and p[n - 1] == c'\r':
             n -= 1
+        if self.state == HEADER and not (n and is_blank(p[0])):
+            # Before the look at boundaries: this line may be the first that ends with the one the field has named.
+            self.end_field()
         if n >= 2 and p[0] == c'-' and p[1] == c'-' and self.is_boundary(p + 2, n - 2):
             self.compare_decoded()
             self.start_header(False)
@@ -363,7 +366,6 @@ cdef class SignatureScanner:
         cdef const unsigned char *colon
         if n == 0:
             if not self.skips_empty:
-                self.end_field()
                 if self.has_message:
                     self.start_header(False)
                 else:
@@ -373,7 +375,6 @@ cdef class SignatureScanner:
         if is_blank(p[0]):
             self.keep_value(p, n)
             return
-        self.end_field()
         colon = <const unsigned char *>memchr(p, c':', <size_t>n)
         name_bytes = 0 if colon is NULL else colon - p
         while name_bytes and is_blank(p[name_bytes - 1]):

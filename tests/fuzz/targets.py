@@ -18,6 +18,7 @@ from typing import Any
 from fastsmtp import _dnscodec, _parser, _session
 from fastsmtp import reply as replies
 from fastsmtp._body import HeaderScanner
+from fastsmtp._signatures import Signatures, SignatureScanner
 from fastsmtp.errors import ProtocolError
 from tests.reference import data as reference_data
 from tests.reference import parser as reference_parser
@@ -26,6 +27,7 @@ from tests.reference.header import Header, read_header
 from tests.reference.nexthop import NextHopReply, read_replies
 from tests.reference.parser import Fault
 from tests.reference.play import Answers, Outcome, Player, comparable
+from tests.reference.signatures import find as find_signature
 
 # FOUND_* bits and Fault numbers of the compiled module by the reference's names.
 FOUND = {
@@ -60,6 +62,23 @@ def body(data: bytes) -> None:
         facts = scanner.finish()
         assert Header(facts.hops, facts.size_bytes, facts.fields, facts.is_cut) == expected
         assert facts.is_cut or facts.count(b"received") == facts.hops
+
+
+SIGNATURES = (b"TVqQ", b"UEsDBBQAA", b"X5O!P%@AP", b"Sig: x")
+
+
+def signatures(data: bytes) -> None:
+    """SignatureScanner; the first octet chooses whether it decodes."""
+    is_decoding = data[:1] > b"a"
+    mail = data[1:]
+    expected = find_signature(mail, SIGNATURES, is_decoding=is_decoding)
+    ready = Signatures(SIGNATURES)
+    for pieces in cuts_of(mail):
+        scanner = SignatureScanner(ready, is_decoding=is_decoding)
+        for piece in pieces:
+            scanner.feed(piece)
+        hit = scanner.finish()
+        assert (None if hit is None else (hit.signature, hit.part, hit.is_decoded)) == expected
 
 
 def agree(compiled: object, reference: object) -> None:
@@ -237,6 +256,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "body": body,
     "parser": parser,
     "data": data,
+    "signatures": signatures,
     "session": session,
     "nexthop": nexthop,
     "dns": dns,

@@ -12,6 +12,7 @@ from email.message import EmailMessage
 import pytest
 
 from fastsmtp._signatures import LINE_BYTES_MAX, SignatureHit, Signatures, SignatureScanner
+from tests.reference.signatures import find
 
 EXE = b"TVqQAAMAA"
 SIGNATURES = Signatures([EXE, b"UEsDBBQAA", b"X5O!P%@AP", b"Sig: x"])
@@ -81,6 +82,10 @@ CASES: dict[str, tuple[bytes, int]] = {
     ),
     "two Content-Type fields count both": (
         b"Content-Type: text/plain\r\nContent-Type: multipart/x; boundary=b1\r\n\r\n" + BASE64_PART + EXE,
+        2,
+    ),
+    "a boundary right behind the field that names it": (
+        b"Content-Type: multipart/mixed; boundary=b1\r\n" + BASE64_PART + EXE,
         2,
     ),
     "blanks behind the boundary": (MULTIPART + b"--b1 \t\r\n\r\n" + EXE, 2),
@@ -231,15 +236,33 @@ def test_hostile_mails_hide_nothing_and_need_no_memory(case: str, is_decoding: b
     assert (scan(pieces, is_decoding=is_decoding) is not None) == is_hit
 
 
-def test_random_octets_at_random_cuts() -> None:
+WORDS = [
+    b"--", b"b1", b"\r\n", b"\n", b"\r", b":", b" ", b"=", b'"', b"\xff", EXE, b"TVqQ", b"AAMA",
+    b"MZ=90=00=03=00=00=00",
+    b"Content-Type: multipart/x; boundary=b1", b"X: y\n boundary=b1", b"Content-Transfer-Encoding: base64", b"\r\n\r\n",
+    b"message/rfc822", b"Content-Transfer-Encoding: quoted-printable\n", b"Hi. This is the \n", b"---\n", b"\n--b1\n\n",
+    b"Content-Type: message/x\n\n", b"boundary=;",
+]  # fmt: skip
+
+
+def test_random_mails_against_the_reference() -> None:
     chance = random.Random(3)
-    words = [b"--", b"b1", b"\r\n", b"\n", b"\r", b":", b" ", b"=", EXE, b"Content-Type: multipart/x; boundary=",
-             b"Content-Transfer-Encoding: base64", b"\r\n\r\n", b"\xff", b'"', b"message/rfc822", b"TVqQ"]  # fmt: skip
-    for seed in range(400):
-        mail = b"".join(chance.choices(words, k=chance.randint(0, 60)))
+    literals = [EXE, b"UEsDBBQAA", b"X5O!P%@AP", b"Sig: x"]
+    for seed in range(1_500):
+        mail = b"".join(chance.choices(WORDS, k=chance.randint(0, 25)))
         for is_decoding in (False, True):
-            whole = scan([mail], is_decoding=is_decoding)
-            assert scan(cut(mail, seed), is_decoding=is_decoding) == whole, mail
+            expected = find(mail, literals, is_decoding=is_decoding)
+            assert scan([mail], is_decoding=is_decoding) == expected, mail
+            assert scan(cut(mail, seed), is_decoding=is_decoding) == expected, mail
+
+
+MAILS = {case: mail for table in (CASES, HOSTILE) for case, (mail, _) in table.items()}
+
+
+@pytest.mark.parametrize("case", MAILS)
+def test_the_reference_agrees(case: str) -> None:
+    mail = MAILS[case]
+    assert find(mail, [EXE, b"UEsDBBQAA", b"X5O!P%@AP", b"Sig: x"]) == scan([mail])
 
 
 @pytest.mark.parametrize(

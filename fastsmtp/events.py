@@ -26,13 +26,11 @@ SEVERITY_NAMES = {ERROR: "error", WARNING: "warning", NOTICE: "notice", INFO: "i
 FIELDS: dict[str, str] = {
     "id": "session id; the same as in Received and at the end of each 4xx and 5xx reply",
     "client": "IP address of the client, without port; after PROXY or XCLIENT the address that these gave",
-    "port": "TCP port of the client",
     "listener": "`name` of the `[[listen]]`",
     "address": "address and port that we listen on",
     "worker": "number of the worker, from 0",
     "pid": "process id",
     "stage": "stage of policy that decided",
-    "phase": "where the session stood: connect, helo, starttls, mail, rcpt, data, end; also proxy, tls, idle",
     "code": "reply code that the client got",
     "enhanced": "enhanced status code of that reply (RFC 3463)",
     "reason": "why, one word or a short sentence of ours",
@@ -42,15 +40,11 @@ FIELDS: dict[str, str] = {
     "rcpt": "forward path without brackets; of an accepted message, all recipients",
     "rcpts": "number of recipients",
     "deliver": "DEST that took the message",
-    "next_hop": "what the next hop answered",
     "size": "bytes of the body",
     "hops": "Received headers that the message came with",
-    "messages": "messages accepted in the session",
     "commands": "command lines in the session",
-    "errors": "4xx and 5xx replies in the session",
     "bytes_in": "bytes read from the client",
-    "bytes_out": "bytes written to the client",
-    "tls": "protocol version, for instance TLSv1.3",
+    "tls": "protocol version, for instance TLSv1.3; off without TLS",
     "cipher": "cipher, by OpenSSL's name",
     "server_name": "server name that the client asked for (SNI)",
     "is_resumed": "the TLS session was resumed",
@@ -67,7 +61,6 @@ FIELDS: dict[str, str] = {
     "lines": "number of log lines",
     "version": "version of fastsmtp",
     "score": "sum of the scores of policy",
-    "mode": "mode of the rule: enforce, observe",
     "what": "what was meant: a file, a list, an address, a sub-system",
     "trace": "last frames of a defect's traceback",
 }
@@ -81,169 +74,150 @@ class Event(NamedTuple):
     fields: tuple[str, ...]
 
 
-_SESSION = ("id", "client", "listener")
-_REPLY = ("code", "enhanced", "reason")
-_TLS = ("tls", "cipher")
-
 EVENTS: dict[str, Event] = {
     # Mail.
     "message": Event(
         INFO,
         "A message was accepted: 250 was sent",
         (
-            *_SESSION,
+            "id",
+            "client",
+            "listener",
+            "code",
             "helo",
             "name",
             "from",
             "rcpt",
             "rcpts",
-            "deliver",
-            "next_hop",
             "size",
             "hops",
-            "score",
-            "messages",
-            *_TLS,
-            "code",
-            "enhanced",
+            "tls",
             "took_ms",
+            "score",
         ),
     ),
     "reject": Event(
         NOTICE,
         "Policy or the next hop said 5xx: to the client, a sender, a recipient or a message",
         (
-            *_SESSION,
+            "id",
+            "client",
+            "listener",
             "stage",
-            "phase",
-            *_REPLY,
+            "code",
+            "enhanced",
+            "reason",
             "helo",
             "name",
             "from",
             "rcpt",
-            "size",
-            "hops",
             "score",
-            "next_hop",
-            "tls",
-            "mode",
-            "took_ms",
         ),
     ),
     "defer": Event(
         NOTICE,
         "Policy, the next hop or a trouble of ours said 4xx",
         (
-            *_SESSION,
+            "id",
+            "client",
+            "listener",
             "stage",
-            "phase",
-            *_REPLY,
+            "code",
+            "enhanced",
+            "reason",
             "helo",
             "name",
             "from",
             "rcpt",
-            "size",
-            "hops",
             "score",
-            "next_hop",
-            "tls",
-            "mode",
-            "took_ms",
         ),
     ),
     "observe": Event(
         INFO,
         "A rule in mode observe would have refused",
-        (*_SESSION, "stage", "phase", *_REPLY, "helo", "name", "from", "rcpt", "score", "mode"),
+        (
+            "id",
+            "client",
+            "listener",
+            "stage",
+            "code",
+            "enhanced",
+            "reason",
+            "helo",
+            "name",
+            "from",
+            "rcpt",
+            "score",
+        ),
     ),
     # DNS lists.
     "list_quarantined": Event(
         WARNING,
         "A DNS list fails, is silent or answers everything; it is not asked until a test succeeds",
-        ("what", "reason", "found", "worker", "took_ms"),
+        ("worker", "reason", "found", "took_ms", "what"),
     ),
-    "list_restored": Event(NOTICE, "A DNS list does its work again", ("what", "worker", "took_ms")),
+    "list_restored": Event(
+        NOTICE,
+        "A DNS list does its work again",
+        ("worker", "took_ms", "what"),
+    ),
     "list_tested": Event(
         INFO,
         "A DNS list passed its hourly test: how many clients it named since the last one, how fast it answered",
-        ("what", "found", "worker", "took_ms"),
+        ("worker", "found", "took_ms", "what"),
     ),
     # What clients do wrong.
     "violation": Event(
         NOTICE,
         "The client broke the protocol; after a fatal violation the connection is closed",
-        (*_SESSION, "phase", *_REPLY, "helo", "from", "tls", "size"),
+        ("id", "client", "listener", "code", "enhanced", "reason", "helo"),
     ),
     "timeout": Event(
         INFO,
         "The client was silent for too long and got 421",
-        (*_SESSION, "phase", *_REPLY, "limit", "allowed", "helo", "from", "messages", "took_ms"),
+        ("id", "client", "listener", "code", "enhanced", "helo", "limit"),
     ),
     "too_slow": Event(
         NOTICE,
         "The client sent a message more slowly than limits.minimum_bytes_per_s and got 421",
-        (*_SESSION, "phase", *_REPLY, "limit", "allowed", "found", "helo", "from", "size", "took_ms"),
+        ("id", "client", "listener", "code", "enhanced", "helo", "limit"),
     ),
     "proxy_refused": Event(
         NOTICE,
         "A PROXY header was missing, broken, or came from an address that may not send one",
-        (*_SESSION, "port", "reason"),
+        ("id", "client", "reason"),
     ),
     # The course of a session.
     "disconnect": Event(
         INFO,
         "A session ended",
-        (
-            *_SESSION,
-            "port",
-            "phase",
-            "reason",
-            "helo",
-            "messages",
-            "commands",
-            "errors",
-            "bytes_in",
-            "bytes_out",
-            "tls",
-            "took_ms",
-        ),
+        ("id", "client", "listener", "helo", "commands", "bytes_in"),
     ),
     "tls": Event(
         INFO,
         "A TLS handshake succeeded",
-        (*_SESSION, *_TLS, "server_name", "is_resumed", "took_ms"),
+        ("id", "client", "listener", "tls", "cipher", "server_name", "is_resumed"),
     ),
     "tls_failed": Event(
         NOTICE,
         "A TLS handshake failed; the connection is closed",
-        (*_SESSION, "reason", "server_name", "took_ms"),
+        ("id", "client", "listener", "reason"),
     ),
     "xclient": Event(
-        INFO, "A trusted client named another with XCLIENT", (*_SESSION, "port", "helo", "what", "found")
+        INFO,
+        "A trusted client named another with XCLIENT",
+        ("id", "client", "listener", "found", "what"),
     ),
     # Trouble of ours.
     "defect": Event(
         ERROR,
         "An error of the program; the client got 451 4.3.0. Please report it",
-        (*_SESSION, "phase", "stage", "code", "enhanced", "what", "reason", "trace"),
+        ("id", "client", "listener", "stage", "code", "enhanced", "reason", "what", "trace"),
     ),
     "sink_failed": Event(
         ERROR,
         "A message could not be handed over or stored",
-        (
-            *_SESSION,
-            "phase",
-            *_REPLY,
-            "deliver",
-            "next_hop",
-            "from",
-            "rcpt",
-            "rcpts",
-            "size",
-            "what",
-            "file",
-            "took_ms",
-        ),
+        ("id", "client", "listener", "code", "enhanced", "reason", "deliver", "what"),
     ),
     "overload": Event(
         WARNING,
@@ -257,23 +231,41 @@ EVENTS: dict[str, Event] = {
     # The server.
     "start": Event(NOTICE, "The server starts", ("version", "pid", "workers", "file")),
     "listening": Event(NOTICE, "A socket is bound and open", ("listener", "address", "tls")),
-    "ready": Event(NOTICE, "Every worker accepts connections", ("workers", "took_ms")),
+    "ready": Event(
+        NOTICE,
+        "Every worker accepts connections",
+        ("took_ms", "workers"),
+    ),
     "notice": Event(
-        NOTICE, "Something that the operator should know of the configuration", ("what", "reason")
+        NOTICE,
+        "Something that the operator should know of the configuration",
+        ("reason", "what"),
     ),
     "stop": Event(NOTICE, "The server ends", ("pid", "reason", "signal", "took_ms")),
-    "worker_start": Event(INFO, "A worker was started", ("worker", "pid", "reason")),
-    "worker_ready": Event(INFO, "A worker accepts connections", ("worker", "pid", "took_ms")),
+    "worker_start": Event(
+        INFO,
+        "A worker was started",
+        ("worker", "pid", "reason"),
+    ),
+    "worker_ready": Event(
+        INFO,
+        "A worker accepts connections",
+        ("worker", "pid", "took_ms"),
+    ),
     "worker_exit": Event(
         WARNING,
         "A worker ended",
-        ("worker", "pid", "reason", "status", "signal", "delay_s", "took_ms"),
+        ("worker", "pid", "reason", "took_ms", "signal", "status", "delay_s"),
     ),
     "worker_stalled": Event(
-        ERROR, "A worker gave no sign of life and was killed", ("worker", "pid", "took_ms", "signal")
+        ERROR,
+        "A worker gave no sign of life and was killed",
+        ("worker", "pid", "took_ms", "signal"),
     ),
     "drain": Event(
-        INFO, "A worker takes no more connections and ends what is open", ("worker", "pid", "found", "reason")
+        INFO,
+        "A worker takes no more connections and ends what is open",
+        ("worker", "pid", "reason", "found"),
     ),
     "reload": Event(NOTICE, "A new configuration is in force", ("file", "workers", "reason", "took_ms")),
     "reload_refused": Event(
@@ -292,7 +284,6 @@ EVENTS: dict[str, Event] = {
     "lists_refused": Event(
         ERROR, "A changed list has faults; the old one stays in use", ("file", "what", "reason")
     ),
-    "log_reopened": Event(INFO, "The log file was opened anew", ("file", "worker")),
 }
 
 BEGIN = "<!-- generated by python -m fastsmtp.events: begin -->"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from fastsmtp import reply
@@ -24,41 +23,23 @@ from fastsmtp.policy.facts import NO_RATES, Client, Facts, Origin, Phase, TlsFac
 from fastsmtp.policy.runner import Round
 from fastsmtp.smtp import proxy, xclient
 from fastsmtp.smtp.conversation import HANDLERS, Conversation, Wait
+from fastsmtp.smtp.life import (
+    COMMAND_S,
+    HANDSHAKE_S,
+    LINGER_BYTES,
+    LINGER_S,
+    NEVER,
+    PROXY_S,
+    RATE_WINDOW_S,
+    STRESSED_HANDSHAKE_S,
+    Life,
+)
 from fastsmtp.smtp.inquiry import Inquiry
 from fastsmtp.smtp.start_tls import Failed, Outcome, Raised, Upgrade
 
 if TYPE_CHECKING:
     from fastsmtp.smtp.listener import Listener
     from fastsmtp.tls import ServerTls
-
-# RFC 5321 section 4.5.3.2.7: a server should wait at least 5 minutes for the next command.
-COMMAND_S = 300.0
-# Under stress (Postfix's smtpd_timeout for stress): whoever is silent that long makes room.
-STRESSED_COMMAND_S = 10.0
-# The rate of body bytes is averaged over this.
-RATE_WINDOW_S = 30.0
-# A proxy sends its header at once.
-PROXY_S = 5.0
-# A handshake is two round trips; Postfix gives starttls_timeout 300 s, nginx 60 s.
-HANDSHAKE_S = 30.0
-STRESSED_HANDSHAKE_S = 10.0
-# After the last reply: input is dropped for so long, or for so many bytes, so that a reset doesn't eat the reply.
-LINGER_S = 5.0
-LINGER_BYTES = 1_048_576
-NEVER = float("inf")
-
-
-class Life(IntEnum):
-    """Where a connection is in its life."""
-
-    PROXY = 0  # waits for the PROXY header
-    DECIDING = 1  # policy is asked before the greeting
-    HANDSHAKE = 2  # TLS
-    DELAY = 3  # the greeting is held back
-    TALKING = 4
-    LINGER = 5  # the last reply is out; input is dropped
-    CLOSED = 6
-
 
 _TALKING = Life.TALKING
 
@@ -411,6 +392,8 @@ class Connection(asyncio.BufferedProtocol):
             # A wait is for a whole command line, not for a read.
             self._commands = session.commands
             self.since_s = self._service.tick_s
+        if self._service.is_draining and conversation.facts.messages and self.is_idle:
+            self.say_goodbye(reply.SHUTTING_DOWN)
 
     def _flush(self) -> None:
         if self._session is not None:
@@ -508,9 +491,13 @@ class Connection(asyncio.BufferedProtocol):
         self._uncount()
         facts.local_address = told.local_address or facts.local_address
         self._profile.log.line(
-            "xclient", id=facts.session_id, client=facts.client.address.text, found=told.client.address.text,
+            "xclient",
+            id=facts.session_id,
+            client=facts.client.address.text,
+            listener=facts.listener,
+            found=told.client.address.text,
             what=told.client.name or None,
-        )  # fmt: skip
+        )
         facts.client = told.client
         return self._reintroduce(told.helo)
 
@@ -592,7 +579,11 @@ class Connection(asyncio.BufferedProtocol):
             facts = self._conversation.facts
             self._conversation.has_logged = True
             self._profile.log.line(
-                "tls_failed", id=facts.session_id, client=facts.client.address.text, reason=outcome.reason
+                "tls_failed",
+                id=facts.session_id,
+                client=facts.client.address.text,
+                listener=facts.listener,
+                reason=outcome.reason,
             )
             self._ended()
             return
@@ -611,6 +602,7 @@ class Connection(asyncio.BufferedProtocol):
             "tls",
             id=facts.session_id,
             client=facts.client.address.text,
+            listener=facts.listener,
             tls=agreed.protocol,
             cipher=agreed.cipher,
             server_name=agreed.server_name or None,
@@ -696,6 +688,7 @@ class Connection(asyncio.BufferedProtocol):
             "too_slow" if last is reply.TOO_SLOW else "timeout",
             id=facts.session_id,
             client=facts.client.address.text,
+            listener=facts.listener,
             code=last.code,
             enhanced=last.enhanced,
             limit=limit,
@@ -786,6 +779,7 @@ class Connection(asyncio.BufferedProtocol):
                 "disconnect",
                 id=facts.session_id,
                 client=facts.client.address.text,
+                listener=facts.listener,
                 helo=facts.helo,
                 commands=self._session.commands,
                 bytes_in=self.bytes_in,

@@ -323,6 +323,7 @@ class Conversation:
                 "message",
                 id=facts.session_id,
                 client=client.address.text,
+                listener=facts.listener,
                 helo=facts.helo,
                 from_=envelope.sender,  # type: ignore[union-attr]
                 rcpt=recipients[0].address if len(recipients) == 1 else [r.address for r in recipients],
@@ -351,6 +352,7 @@ class Conversation:
             "violation",
             id=facts.session_id,
             client=facts.client.address.text,
+            listener=facts.listener,
             code=event.reply.code,
             enhanced=event.reply.enhanced,
             reason=event.violation,
@@ -475,6 +477,7 @@ class Conversation:
             "sink_failed",
             id=facts.session_id,
             client=facts.client.address.text,
+            listener=facts.listener,
             reason=f"{type(error).__name__}: {error}",
         )
         self._abort()
@@ -487,6 +490,7 @@ class Conversation:
             "reject" if refusal.is_permanent else "defer",
             id=facts.session_id,
             client=facts.client.address.text,
+            listener=facts.listener,
             helo=facts.helo,
             name=facts.client.name or None,
             score=facts.score or None,

@@ -24,8 +24,9 @@ from fastsmtp.log import Log
 from fastsmtp.policy.runner import Observer
 from fastsmtp.policy.stage import Stage
 from fastsmtp.sink import Sink
-from fastsmtp.smtp.connection import STRESSED_COMMAND_S, Connection
+from fastsmtp.smtp.connection import Connection
 from fastsmtp.smtp.ids import SessionIds
+from fastsmtp.smtp.life import STRESSED_COMMAND_S
 from fastsmtp.smtp.listener import Listener
 from fastsmtp.smtp.profile import Profile
 

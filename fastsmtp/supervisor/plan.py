@@ -11,10 +11,11 @@ import asyncio
 import copy
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
-from fastsmtp.certificate import self_made
+from fastsmtp.certificate import not_after, self_made
 from fastsmtp.config.endpoint import parse_endpoint
 from fastsmtp.config.host import Host
 from fastsmtp.config.lists import Lists
@@ -37,6 +38,8 @@ from fastsmtp.tls import Credentials, ServerTls, ignore_bad_server_names, key_mo
 
 # A client that connected while its worker was being replaced begins within a round trip or two.
 FRESH_S = 5.0
+# Who renews by ACME does it 30 days before the end: with 14 days left that has failed for two weeks.
+WARN_S = 14 * 86_400.0
 SPOOL = "spool"
 MAILDIR = "maildir"
 
@@ -63,6 +66,7 @@ class ServerPlan:
         self.watched = [*self.lists.files, *self._pem]
         self._destination = open_destination(config.log.to)
         self.log = self._writer(self._destination)
+        self._warn_of_ends()
 
     # --- what the master asks ----------------------------------------------------------------------
 
@@ -109,6 +113,7 @@ class ServerPlan:
         fresh._pem = dict(self._pem)
         fresh._made = {}
         fresh._tls = {table: fresh._server_tls(table) for table in self._tls}
+        fresh._warn_of_ends()
         return fresh
 
     async def start(self, seat: Seat) -> ServerWorker:
@@ -148,6 +153,21 @@ class ServerPlan:
 
     def tls_of_listeners(self) -> list[ServerTls | None]:
         return [None if one.listen.tls == "off" else self._tls[one.tls] for one in self.settings]
+
+    def _warn_of_ends(self) -> None:
+        """At each start, reload and renewal, so daily: which certificates end soon.  Self-made ones renew themselves."""
+        for table in self._tls:
+            default, names = _credentials(table, self._pem, self._made.get(table))
+            for name, credentials in [("", default), *names.items()]:
+                if credentials is self._made.get(table):
+                    continue
+                left_s = not_after(credentials.certificate) - time.time()
+                if left_s < WARN_S:
+                    days = int(left_s // 86_400)
+                    reason = f"ends in {days} days" if left_s > 0 else "has ended"
+                    self.log.line(
+                        "cert_expires", file=credentials.origin, server_name=name or None, reason=reason
+                    )
 
     def _tables(self) -> list[Tls]:
         """Each [tls] table that a listener uses, once."""

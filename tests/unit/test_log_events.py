@@ -77,3 +77,8 @@ def test_every_line_that_the_sources_write_is_in_the_contract() -> None:
             if keyword.arg is not None and keyword.arg.removesuffix("_") not in EVENTS[event].fields:
                 faults.append(f"{place}: {event} has no field {keyword.arg}")
     assert faults == []
+
+
+def test_every_field_is_some_event_s() -> None:
+    used = {field for event in EVENTS.values() for field in event.fields}
+    assert [field for field in FIELDS if field not in used] == []

@@ -357,7 +357,7 @@ class Bench:
                 ("fastsmtp, the same dialogue without TLS", ours.pid, ours.site.port,
                  tls_client.plain_dialogues),
             ]  # fmt: skip
-            for _, pid, port, act in subjects:
+            for _, _pid, port, act in subjects:
                 act(port, 20)
             for _ in range(5 * self.options.repeat):
                 for name, pid, port, act in subjects:

@@ -23,6 +23,7 @@ from fastsmtp.policy.facts import NO_RATES, Client, Facts, Origin, Phase, TlsFac
 from fastsmtp.policy.runner import Round
 from fastsmtp.smtp import proxy, xclient
 from fastsmtp.smtp.conversation import HANDLERS, Conversation, Wait
+from fastsmtp.smtp.inquiry import Inquiry
 from fastsmtp.smtp.life import (
     COMMAND_S,
     HANDSHAKE_S,
@@ -34,7 +35,6 @@ from fastsmtp.smtp.life import (
     STRESSED_HANDSHAKE_S,
     Life,
 )
-from fastsmtp.smtp.inquiry import Inquiry
 from fastsmtp.smtp.start_tls import Failed, Outcome, Raised, Upgrade
 
 if TYPE_CHECKING:

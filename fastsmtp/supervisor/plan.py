@@ -155,7 +155,7 @@ class ServerPlan:
         return [None if one.listen.tls == "off" else self._tls[one.tls] for one in self.settings]
 
     def _warn_of_ends(self) -> None:
-        """At each start, reload and renewal, so daily: which certificates end soon.  Self-made ones renew themselves."""
+        """At each start, reload and daily renewal: which certificates end soon.  Self-made ones renew themselves."""
         for table in self._tls:
             default, names = _credentials(table, self._pem, self._made.get(table))
             for name, credentials in [("", default), *names.items()]:

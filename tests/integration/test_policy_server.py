@@ -386,7 +386,9 @@ def test_the_answers_come_while_the_greeting_is_held_back(reject_at: str, codes:
             found = [(await wire.reply())[0]]
             if len(codes) > 1:
                 (connection,) = running.server._service.connections  # type: ignore[union-attr]
-                assert connection._conversation.pending.decision is not None
+                pending = connection._conversation.pending
+                assert pending is not None
+                assert pending.decision is not None
             found += [code for code, _ in await say(wire, *SESSION[: len(codes) - 1])]
             assert found == codes
             await wire.close()

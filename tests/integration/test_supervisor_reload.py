@@ -55,10 +55,7 @@ def test_workers_change_from_4_to_2_to_6_under_load_and_no_connection_is_lost(tm
             for pid in old:
                 server.wait_for(rf"^worker_exit worker=\d pid={pid} reason=asked took_ms=\d+ status=0")
             # A check in a child of its own may still be ending.
-            until(
-                lambda workers=workers: len(workers_of(server.pid)) == workers,
-                "only the new workers are left",
-            )
+            until(functools.partial(are_left, server.pid, workers), "only the new workers are left")
             now = set(workers_of(server.pid))
             until(functools.partial(reach, clients, now), "each new worker gets its share")
         for client in clients:
@@ -67,6 +64,10 @@ def test_workers_change_from_4_to_2_to_6_under_load_and_no_connection_is_lost(tm
         assert set(answers) <= {"250", "421"}, answers
         assert answers["250"] > 100
         assert server.count("^reload reason=reload") == 2
+
+
+def are_left(pid: int, workers: int) -> bool:
+    return len(workers_of(pid)) == workers
 
 
 def answered(clients: list[Load]) -> int:

@@ -48,6 +48,7 @@ lint: $(VENV)/lint $(VENV)/test $(VENV)/bench
 bench: $(VENV)/bench $(VENV)/test $(VENV)/built
 	$(python) bench/load/run.py --seconds $(BENCH_SECONDS) $(if $(PEERS),--peers $(PEERS))
 	$(python) bench/bench_dns.py
+	$(python) bench/bench_policy.py
 	$(python) -m pytest bench
 
 fuzz: $(VENV)/test $(VENV)/built

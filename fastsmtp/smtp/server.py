@@ -47,10 +47,10 @@ class Server:
     listener  the keys of its [[listen]] but the address: {"greeting_delay_s": 1.0, "proxy_from": [...]}
     log       where log lines go: an object with line(event, **fields) and flush(); default: nowhere
     observer  told of every policy stage that ran
-    resolver  answers the questions of the checks: a fastsmtp.resolver.Resolver, or anything with its put().
-              Without one, one is made when `config` has a `dns` table (dns={} is resolv.conf); with neither
-              nothing is ever asked, and the checks that need answers (mfcheck, reverse DNS, lists ...) don't run.
-              The server closes it
+    resolver  answers the questions of the checks: a fastsmtp.resolver.Resolver, or anything with its put();
+              its owner closes it.  Without one, one is made when `config` has a `dns` table (dns={} is
+              resolv.conf).  With neither nothing is ever asked, and the checks that need answers (mfcheck,
+              reverse DNS, DNS lists ...) don't run
     drain_s   at the end, seconds for open transactions to finish
     config    the tables of the configuration file as keywords, nested as there: hostname="mx.example.org",
               limits={"recipients": 10}, accept=[{"domain": ["example.org"]}].  Without accept, mail for
@@ -114,6 +114,7 @@ class Server:
                 sink=self._as_sink(settings[0].limits.body_memory_bytes),
                 tls=[_tls_of(one) for one in settings],
                 resolver=resolver,
+                closes_resolver=resolver is not self._resolver,
                 questions_s=dns.timeout_s,
                 own_stages=own_stages,
                 observer=self._observer,

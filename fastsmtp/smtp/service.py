@@ -57,7 +57,7 @@ class Service:
     now, wall    monotonic and wall clock, seconds
     descriptors  how many open files this process may have; None: no limit
     resolver     answers the DNS questions of policy; None: nobody does, and rules that need answers are left out.
-                 The service closes it
+                 Closed with the service, unless closes_resolver is False
     questions_s  how long the questions of one phase may take
     own_stages   the operator's own stages, as policy.own.load_stages gives them
     observer     told of every stage that ran
@@ -76,6 +76,7 @@ class Service:
         wall: Callable[[], float] = time.time,
         descriptors: int | None = None,
         resolver: Asker | None = None,
+        closes_resolver: bool = True,
         questions_s: float = 5.0,
         own_stages: Mapping[PythonStage, Stage] | None = None,
         observer: Observer | None = None,
@@ -87,6 +88,7 @@ class Service:
         self.now = now
         self.wall = wall
         self.resolver = resolver
+        self._closes_resolver = closes_resolver
         self.know = None if resolver is None else getattr(resolver, "know", None)
         self.questions_s = questions_s
         self.own_stages = own_stages or {}
@@ -272,6 +274,6 @@ class Service:
             await asyncio.sleep(0)
         await self.sink.close()
         self.lists.close()
-        if self.resolver is not None:
+        if self.resolver is not None and self._closes_resolver:
             self.resolver.close()
         self.log.flush()

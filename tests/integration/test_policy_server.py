@@ -60,7 +60,10 @@ async def checking(
             assert service is not None
             if tested:
                 await service.lists.settled()
-            yield running, dns
+            try:
+                yield running, dns
+            finally:
+                resolver.close()
 
 
 async def say(wire: Wire, *commands: bytes) -> list[tuple[int, bytes]]:

@@ -389,9 +389,12 @@ class Conversation:
             return self._catch_up_later(event, handler)
         self.pending = None
         self._received_head = ""
-        if decision.reply is not None:
+        if decision.verdict is Verdict.DROP:
             return self._answer(decision, reply.OK, Phase.CONNECT)
         self._apply(decision.effects, Phase.CONNECT)
+        if decision.reply is not None:
+            # A defect of ours on the way to the answers: it waits as a refusal of a rule does.
+            self.facts.note(Phase.CONNECT, Held(decision))
         return handler(self, event)
 
     async def _catch_up_later(self, event: Event, handler: Callable[[Conversation, Event], Wait]) -> None:

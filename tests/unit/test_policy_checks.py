@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fastsmtp._parser import Path, parse_path
 from fastsmtp.address import Address
 from fastsmtp.config.load import load
 from fastsmtp.config.settings import Settings
+from fastsmtp.config.write import SECTIONS
 from fastsmtp.policy import clients, dnsbl, helo, mfcheck, reverse_dns, rhsbl
 from fastsmtp.policy.decision import Decision, Grant, ListFailed, Name, Tag, Verdict
 from fastsmtp.policy.facts import Client, Facts
@@ -437,3 +439,23 @@ def test_allowed_clients_are_exempt(tmp_path: Any) -> None:
     assert Address("198.51.100.7") in under.exempt
     assert Address("192.0.2.7") in under.exempt
     assert Address("192.0.2.8") not in under.exempt
+
+
+# --- the page ----------------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_reply_and_every_table() -> None:
+    page = (pathlib.Path(__file__).parent.parent.parent / "docs/checks.md").read_text()
+    said = [
+        reply.CLIENT_DENIED, reply.SCORE, reply.SENDER_HAS_NO_MAIL, reply.SENDER_NULL_MX, reply.SENDER_UNKNOWN_YET,
+        *helo._REPLIES.values(), *reverse_dns._REPLIES.values(), reply.HEADER_TOO_LONG, reply.EARLY_TALKER,
+    ]  # fmt: skip
+    assert [one for one in said if f"{one.code} {one.enhanced}" not in page] == []
+    findings = {*helo._REPLIES, *reverse_dns._REPLIES}
+    assert [word for word in findings if f"`{word}`" not in page] == []
+    tables = [title for title, _, _ in SECTIONS if title.strip("[").startswith("policy.")]
+    ours = [title for title in tables if title.strip("[]").partition(".")[2] in OURS]
+    assert [title for title in ours if f"`{title}`" not in page] == []
+
+
+OURS = {"dnsbl", "dnswl", "rhsbl", "mfcheck", "helo", "reverse_dns", "python"}

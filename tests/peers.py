@@ -25,6 +25,7 @@ PACKAGES = {
     "curl": "curl",
     "dig": "bind9-dnsutils",
     "fail2ban-regex": "fail2ban",
+    "mpop": "mpop",
     "nsd": "nsd",
     "nsd-control": "nsd",
     "openssl": "openssl",
@@ -38,6 +39,7 @@ PACKAGES = {
     "swaks": "swaks",
     "systemd-analyze": "systemd",
     "systemd-socket-activate": "systemd",
+    "tcpserver": "ucspi-tcp-ipv6",
     "unbound": "unbound",
 }
 

@@ -105,13 +105,18 @@ def server(tmp_path: pathlib.Path, box: pathlib.Path, log: pathlib.Path) -> Iter
     script = install(tmp_path)
     for name in ("qmail-popup", "qmail-pop3d"):
         (tmp_path / name).symlink_to(script)
-    check = tmp_path / "checkpassword"
-    check.write_text(f"#!{sys.executable}\n{CHECKPASSWORD}")
-    check.chmod(0o755)
+    check = write_checkpassword(tmp_path)
     popup, pop3d = (str(tmp_path / name) for name in ("qmail-popup", "qmail-pop3d"))
-    server = Tcpserver([popup, "--delay", "0", "pop.example.org", str(check), pop3d, str(box)], log)
+    server = Tcpserver([popup, "--delay", "0", "pop.example.org", check, pop3d, str(box)], log)
     yield server
     server.close()
+
+
+def write_checkpassword(folder: pathlib.Path) -> str:
+    check = folder / "checkpassword"
+    check.write_text(f"#!{sys.executable}\n{CHECKPASSWORD}")
+    check.chmod(0o755)
+    return str(check)
 
 
 def names(box: pathlib.Path) -> set[str]:
@@ -244,6 +249,59 @@ def test_curl_reads_a_message_and_the_list(server: Tcpserver, tmp_path: pathlib.
         check=False,
     )
     assert wrong.returncode == 67, "curl's `login denied`"
+
+
+@needs("mpop")
+@pytest.mark.parametrize("keeps", ["on", "off"])
+@pytest.mark.parametrize("auth", ["user", "apop"])
+def test_mpop_fetches_all_and_deletes_when_it_is_told_to(
+    server: Tcpserver, tmp_path: pathlib.Path, box: pathlib.Path, keeps: str, auth: str
+) -> None:
+    """It pipelines, and compares the sizes that it was told with what comes."""
+    inbox = tmp_path / "inbox"
+    for name in ("new", "cur", "tmp"):
+        (inbox / name).mkdir(parents=True)
+    done = subprocess.run(
+        [path("mpop"), "--host=127.0.0.1", f"--port={server.port}", "--user=joe", f"--auth={auth}", "--tls=off",
+         "--passwordeval=printf 'se cret\\n'", f"--keep={keeps}", f"--delivery=maildir,{inbox}",
+         "--received-header=off", f"--uidls-file={tmp_path}/uidls", "--timeout=60"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {file.read_bytes().strip() for file in inbox.glob("*/*")} == {
+        ONE.strip(),
+        TWO.replace(b"\r\n", b"\n").strip(),
+    }
+    assert server.wait() == 0
+    assert names(box) == ({"cur/1.one:2,", "cur/2.two:2,S"} if keeps == "on" else set())
+
+
+@needs("tcpserver")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_under_tcpserver(tmp_path: pathlib.Path, box: pathlib.Path, host: str) -> None:
+    """The line of docs/qmail-programs.md; the address of the client comes from tcpserver's environment."""
+    script, check = str(install(tmp_path)), write_checkpassword(tmp_path)
+    server = subprocess.Popen(
+        [path("tcpserver"), "-1", "-H", "-R", "-l0", "-c", "10", host, "0",
+         script, "popup", "--delay", "0", "pop.example.org", check, script, "pop3d", str(box)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+    )  # fmt: skip
+    try:
+        assert server.stdout is not None and server.stderr is not None
+        port = int(server.stdout.readline())
+        client = poplib.POP3(host, port, timeout=60)
+        client.apop("joe", "se cret")
+        assert client.stat()[0] == 2
+        client.quit()
+        wrong = poplib.POP3(host, port, timeout=60)
+        wrong.user("joe")
+        with pytest.raises(poplib.error_proto, match=r"\[AUTH\]"):
+            wrong.pass_("wrong")
+        wrong.close()
+        assert server.stderr.readline().decode() == f"fastsmtp popup: refused: client={host} user='joe'\n"
+    finally:
+        server.terminate()
+        server.communicate(timeout=60)
 
 
 def pop3d(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

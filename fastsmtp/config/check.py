@@ -43,6 +43,7 @@ def check(
     checker.accepted()
     checker.destinations()
     checker.relayed()
+    checker.signatures()
     checker.log()
     if table is not None:
         checker.postmaster(table)
@@ -258,6 +259,20 @@ class _Checker:
                 ("postmaster",),
                 f"no [[accept]] takes mail for {domain}, so mail to <postmaster> without a domain is refused",
             )
+
+    def signatures(self) -> None:
+        for place, policy in (
+            (("policy",), self.config.policy),
+            *(
+                (("listen", index, "policy"), listen.policy)
+                for index, listen in enumerate(self.config.listen)
+            ),
+        ):
+            key = (*place, "signatures", "decoded")
+            if policy is None or policy.signatures.file or not policy.signatures.decoded:
+                continue
+            if self.is_given(*key) and self.is_sound(*place, "signatures"):
+                self.warn(key, "there is no file, so nothing is compared")
 
     def relayed(self) -> None:
         config = self.config

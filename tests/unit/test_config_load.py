@@ -341,6 +341,9 @@ WARNINGS = [
     (TAKING + "[[accept]]\ndomain = 'EXAMPLE.org'\ndeliver = 'print'\n" + CERTIFIED, {}, [
         "F:5: accept.domain: EXAMPLE.org stands in an earlier [[accept]], which wins"
     ]),
+    (TAKING + CERTIFIED + "[policy.signatures]\ndecoded = true", {}, [
+        "F:8: policy.signatures.decoded: there is no file, so nothing is compared"
+    ]),
     ("[relay]\nnetworks = '192.0.2.0/24'\n" + TAKING + CERTIFIED, {}, [
         "F:2: relay.networks: may send anywhere, but deliver.default is refuse"
     ]),

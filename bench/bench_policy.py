@@ -6,6 +6,8 @@ HELO and reverse DNS.  CPU is time.process_time(), the median of seven rounds, t
 
   message     one more message on an open connection
   connection  accept to QUIT with one message
+  strangers   the connect phase alone with eight DNSBL, each client from another address, so nothing is cached; 50 at
+              a time, answered by bench/load/dnsresponder.c
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import uvloop  # noqa: E402
 
+from bench.bench_dns import responder  # noqa: E402
 from fastsmtp._counters import Counters  # noqa: E402
 from fastsmtp._session import Session  # noqa: E402
 from fastsmtp.address import Address  # noqa: E402
@@ -131,6 +134,47 @@ def cpu_us(function: Callable[[], object], seconds: float) -> float:
     return took / count * 1e6
 
 
+async def strangers(where: str) -> None:
+    """CPU of the connect phase for clients that nobody knows, with eight lists and with none."""
+    resolver = Resolver([where])
+    sink = DirectSink(
+        disk=InlineDisk(), budget=Budget(1 << 20), spool_directory="/tmp", hostname="mx.example.org"
+    )
+    plain = {"reverse_dns": {"mode": "off"}}
+    # The responder answers 127.0.0.2 to everything, which these lists don't count.
+    lists = [{"zone": zone, "answers": ["127.0.0.99"], "tested": False} for zone in LISTS]
+    services = {
+        "none": service_with(plain, resolver, sink),
+        "eight": service_with({**plain, "dnsbl": lists}, resolver, sink),
+    }
+    numbers = iter(range(1, 1 << 24))
+
+    async def clients(service: Service, count: int) -> None:
+        profile = service._profiles[0]
+        for _ in range(count):
+            n = next(numbers)
+            facts = Facts(
+                "ID", "mx", "198.51.100.25", Client(Address(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"))
+            )
+            decision = profile.plan.run(Phase.CONNECT, facts)
+            if type(decision) is not Decision:
+                decision = await profile.inquire(decision).wait()  # type: ignore[arg-type]
+            assert decision.reply is None
+
+    found: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for which, service in services.items():
+            began = time.process_time()
+            await asyncio.gather(*(clients(service, 20) for _ in range(50)))
+            found.setdefault(which, []).append((time.process_time() - began) / 1_000 * 1e6)
+    none, eight = (statistics.median(found[which]) for which in ("none", "eight"))
+    print(f"{'strangers':12} none {none:6.1f} us   eight {eight:6.1f} us   the lists {eight - none:6.1f} us")
+    for service in services.values():
+        service.resolver = None
+        await service.close()
+    resolver.close()
+
+
 async def measure(seconds: float) -> None:
     async with dns_server(ZONE) as dns:
         resolver = Resolver([dns.where])
@@ -171,8 +215,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=0.3, help="of each round")
+    seconds = parser.parse_args().seconds
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(measure(parser.parse_args().seconds))
+        runner.run(measure(seconds))
+    with responder() as where, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(strangers(where))
 
 
 if __name__ == "__main__":

@@ -38,15 +38,18 @@ class Answers:
         """The first record that is a listing, as text; "" for none.  records are packed IPv4 addresses."""
         for packed in records:
             number = int.from_bytes(packed)
-            if number >> 24 != _LOOPBACK or number >> 8 == _REFUSAL:
-                continue
-            if (
-                not (self.ranges or self.masks)
-                or any(first <= number <= last for first, last in self.ranges)
-                or any(number & mask for mask in self.masks)
-            ):
+            if number >> 24 == _LOOPBACK and number >> 8 != _REFUSAL and self._counts(number):
                 return socket.inet_ntop(socket.AF_INET, packed)
         return ""
+
+    def _counts(self, number: int) -> bool:
+        for first, last in self.ranges:
+            if first <= number <= last:
+                return True
+        for mask in self.masks:
+            if number & mask:
+                return True
+        return not self.ranges and not self.masks
 
 
 def oddity(records: tuple[bytes, ...]) -> str:

@@ -8,8 +8,9 @@
 
 One ServerTls is made by the master before the fork; its context holds the keys
 that tickets are sealed with, so a ticket of one worker resumes on any other.
-The context itself never changes.  Its certificates stand in inner contexts,
-which the server-name callback puts in place for each handshake and which
+The context itself never changes.  It has the default certificate of the start;
+all others stand in inner contexts, which the server-name callback puts in place
+for the handshakes that need one (it costs 0.6 kB a connection) and which
 replace() swaps as a whole: what doesn't fit is found before anything changed,
 and no old certificate of another key type lingers in a slot of OpenSSL's.
 
@@ -204,12 +205,12 @@ class ServerTls:
         Raises ConfigError with every fault found.
         """
         self._minimum = MINIMUM[minimum]
-        self._inner, self._wildcards, self._default = self._tables(default, names or {})
+        self._inner, self._wildcards, _ = self._tables(default, names or {})
+        # None until replace(): what self.context itself has.
+        self._default: ssl.SSLContext | None = None
         self.made_at = clock()
         self.context = make_context() if make_context else ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._configure(self.context)
-        # Never served, since _choose always puts another in its place; but OpenSSL wants a key to be there
-        # when it looks at what versions and ciphers are possible.
         load(self.context, default)
         self.context.sslobject_class = ServerSslObject
         self.context.sni_callback = self._choose
@@ -222,10 +223,10 @@ class ServerTls:
         """What was agreed on; call it once the handshake is complete."""
         cipher, protocol, bits = ssl_object.cipher() or ("", "", 0)
         name: str = getattr(ssl_object, "server_name", "")
-        # cipher() names the version that brought the cipher, which may be older than the one in use.
-        return Handshake(
-            ssl_object.version() or protocol, cipher, bits, name, bool(ssl_object.session_reused)
-        )
+        # cipher() names the version that brought the cipher, which may be older than the one in use.  Every
+        # connection keeps these words, and there are few of them.
+        protocol = sys.intern(ssl_object.version() or protocol)
+        return Handshake(protocol, sys.intern(cipher), bits, name, bool(ssl_object.session_reused))
 
     def _configure(self, context: ssl.SSLContext) -> None:
         context.minimum_version = self._minimum
@@ -274,9 +275,8 @@ class ServerTls:
             raise ConfigError(*faults)
         return exact, wildcards, fallback
 
-    def _choose(self, ssl_object: object, name: str | None, _: ssl.SSLContext) -> None:
+    def _choose(self, ssl_object: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         """Called by OpenSSL in each handshake, with the server name that was asked for, or None."""
-        assert isinstance(ssl_object, ssl.SSLObject | ssl.SSLSocket)
         chosen = self._default
         if name:
             lowered = name.lower().removesuffix(".")
@@ -287,8 +287,9 @@ class ServerTls:
                 found = self._wildcards.get(lowered[lowered.find(".") :] if "." in lowered else "")
             if found is not None:
                 chosen = found
-        # Certificate and key only: ciphers, versions and ticket keys stay those of self.context.
-        ssl_object.context = chosen
+        if chosen is not None:
+            # Certificate and key only: ciphers, versions and ticket keys stay those of self.context.
+            ssl_object.context = chosen
 
 
 def ignore_bad_server_names() -> None:

@@ -189,14 +189,14 @@ class Peer:
 
 
 @contextlib.contextmanager
-def openssl_server(folder: pathlib.Path) -> Iterator[Peer]:
+def openssl_server(folder: pathlib.Path, *options: str) -> Iterator[Peer]:
     """openssl s_server with the certificate in folder, until the block ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     process = subprocess.Popen(
         ["openssl", "s_server", "-quiet", "-accept", f"127.0.0.1:{port}", "-cert", folder / "cert.pem",
-         "-key", folder / "key.pem"],
+         "-key", folder / "key.pem", *options],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

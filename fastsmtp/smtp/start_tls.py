@@ -56,10 +56,13 @@ from typing import Any, NamedTuple
 # For the peer's close_notify once we have said ours.  SMTP has ended by QUIT long before; many never send it.
 SHUTDOWN_TIMEOUT_S = 3.0
 
-# What is read from the socket at once under TLS.  Both loops offer a buffer of 256 KiB, and what it and OpenSSL's
-# memory BIO once held is never given back: after a message of 1 MB an idle connection kept 740 kB, with 16 KiB
-# reads 63 kB, with these 24 kB (uvloop 0.23; CPU of a 1 MB message 3.7 ms, 2.5 ms, 3.7 ms).
-READ_BYTES = 4_096
+# What is read from the socket at once under TLS.  Both loops offer a buffer of 256 KiB a connection, and neither it
+# nor OpenSSL's memory BIO gives back what it once held.  What one connection holds (PSS) that is idle, 28 kB before,
+# after a message of 1 MB, and what CPU that message takes, by size of a read (uvloop 0.23, OpenSSL 3.0, 2026):
+#     whole 746 kB, 1.3 ms    16,368 61 kB, 1.8 ms    8,176 42 kB, 1.5 ms    4,096 38 kB, 2.8 ms
+#                              4,080 33 kB, 2.8 ms    2,032 31 kB, 4.1 ms
+# 16 less than a page, since the buffer begins behind malloc's own 16 bytes on a page of its own.
+READ_BYTES = 4_080
 
 
 class Raised(NamedTuple):
@@ -81,16 +84,16 @@ Outcome = Raised | Failed
 class _Narrow(asyncio.BufferedProtocol):
     """The TLS layer's own protocol, which is shown READ_BYTES at a time: all else is handed through."""
 
-    __slots__ = ("_inner",)
+    __slots__ = ("_inner", "buffer_updated")
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
+        # The loop asks for this once and keeps it: no call of ours stands between the two for each read.
+        self.buffer_updated = inner.buffer_updated  # type: ignore[method-assign]
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return memoryview(self._inner.get_buffer(READ_BYTES))[:READ_BYTES]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._inner.buffer_updated(nbytes)
+        view: memoryview = self._inner.get_buffer(READ_BYTES)
+        return view[:READ_BYTES]
 
     def eof_received(self) -> bool | None:
         kept: bool | None = self._inner.eof_received()

@@ -15,12 +15,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fastsmtp import _dnscodec, _parser, _session
+from fastsmtp import _dnscodec, _journal, _parser, _session
 from fastsmtp import reply as replies
 from fastsmtp._body import HeaderScanner
 from fastsmtp._signatures import Signatures, SignatureScanner
-from fastsmtp.errors import ProtocolError
+from fastsmtp.errors import ProtocolError, QueueDamaged, QueueTooNew
+from fastsmtp.queue.fileheader import FileHeader, Purpose
+from fastsmtp.queue.model import decode, encode
+from fastsmtp.queue.recovery import recover
+from fastsmtp.queue.store import Store
+from tests.fakes.files import Files, Tree
 from tests.reference import data as reference_data
+from tests.reference import journal as reference_journal
 from tests.reference import parser as reference_parser
 from tests.reference import session as reference_session
 from tests.reference.header import Header, read_header
@@ -252,6 +258,71 @@ def dns(data: bytes) -> None:
             assert _dnscodec.encode_query(_dnscodec.Question(record, 1), 1)
 
 
+def queued(data: bytes) -> None:
+    """A record's payload: a message, or one of two errors.  What was read is written and read the same."""
+    try:
+        message = decode(data)
+    except (QueueDamaged, QueueTooNew):
+        return
+    written = b"".join(encode(message))
+    assert b"".join(encode(decode(written))) == written
+    assert len(written) == len(data)
+
+
+SEGMENT_EPOCH = 0x5EED
+
+
+def segment(data: bytes) -> None:
+    """A segment, built record by record as the input says and then spoilt at the places that it names.
+
+    Nothing raises; each record is found as it was written, or lies in a fault; compiled and reference agree.
+    """
+    image = bytearray(
+        FileHeader(Purpose.MAIL, SEGMENT_EPOCH, 1, 0, 0, "0.1.0").encode().ljust(_journal.BLOCK, b"\0")
+    )
+    written: dict[int, bytes] = {}
+    batch = len(image)
+    words = iter(data)
+    for word in words:
+        if word == 0xFF:
+            break
+        payload = bytes([word]) * (next(words, 0) * (1 + word % 4))
+        if word % 5:
+            written[len(image)] = payload
+            image += reference_journal.record(SEGMENT_EPOCH, len(image), batch, _journal.MESSAGE, payload)
+        else:
+            image += reference_journal.record(SEGMENT_EPOCH, len(image), batch, _journal.END, b"")
+            image += bytes(-len(image) % _journal.BLOCK)
+            batch = len(image)
+    pristine = bytes(image)
+    for word in words:
+        # A flipped bit, or a sector of zeros, anywhere behind the header.
+        at = (word << 16 | next(words, 0) << 8 | next(words, 0)) % len(image)
+        if at < _journal.BLOCK:
+            continue
+        if word & 1:
+            image[at] ^= 1 << (word >> 1 & 7)
+        else:
+            end = min(at // 512 * 512 + 512, len(image))
+            image[at // 512 * 512 : end] = bytes(end - at // 512 * 512)
+    tree = Tree()
+    tree.write(1, bytes(image), 0)
+    tree.names["/q/mail-0000000000000001"] = 1
+    tree.directories.add("/q")
+    files = Files(tree)
+    store = Store("/q", size_bytes=1 << 20, version="0.1.0", wall=lambda: 0.0, random=bytes)
+    recovery = recover(files, store)
+    found = {place.offset: payload for place, payload in recovery.messages(files, store)}
+    assert found.items() <= written.items()
+    assert found == reference_journal.whole(bytes(image), SEGMENT_EPOCH, written)
+    if bytes(image) == pristine:
+        assert found == written
+    last = max(found, default=0)
+    for offset in written.keys() - found.keys():
+        # What is behind the last record that is whole may look like the end.
+        assert offset > last or any(f.offset <= offset < f.offset + f.size_bytes for f in recovery.faults)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "body": body,
     "parser": parser,
@@ -260,4 +331,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "session": session,
     "nexthop": nexthop,
     "dns": dns,
+    "queued": queued,
+    "segment": segment,
 }

@@ -20,7 +20,8 @@ def ask_lists(facts: Facts, settings: Settings) -> Asking:
     """CONNECT: ask every list at once about the client's address.
 
     The sum, with the score so far, refuses from policy.reject_score on: 550 5.7.1, which names the list that
-    counted most.  A dnswl with skip ends all checks of the session.
+    counted most.  A dnswl with skip ends all checks of the session,
+    but for a client that the operator himself denies.
     """
     labels = reverse_labels(facts.client.address)
     zones = settings.lists
@@ -56,7 +57,7 @@ def ask_lists(facts: Facts, settings: Settings) -> Asking:
         )
         if zone.is_observed:
             continue
-        if zone.skips:
+        if zone.skips and facts.client.address not in settings.deny:
             return passed(Grant(may_relay=facts.client.may_relay, skips_checks=True), *effects)
         score += zone.score
         if worst is None or zone.score > worst.score:

@@ -108,6 +108,7 @@ class Conversation:
         facts = self.facts
         profile = self._profile
         facts.forget(_MAIL)
+        facts.bad_lists = profile.service.lists.bad
         facts.sender = event.path
         facts.declared_bytes = event.size_bytes
         self.began_s = profile.now()

@@ -285,6 +285,17 @@ def test_effects_can_be_taken_while_others_are_still_asked() -> None:
     assert [effect.name for effect in decision.effects] == ["late"]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("deny", "code"), [([], 0), (["192.0.2.1"], 550)])
+def test_who_is_on_a_good_list_skips_the_rest_but_not_the_operator_s_word(deny: list[str], code: int) -> None:
+    under = settings(
+        dnswl=[{"zone": "wl.example", "skip": True}], clients={"deny": deny}, helo={"mode": "enforce"}
+    )
+    zone: Zone = {("1.2.0.192.wl.example", A): ["127.0.0.2"]}
+    session = Session(under, zone, own=[at(Phase.MAIL, DENIED)])
+    session.run(helo=b"bare")
+    assert session.said[-1][1] == code
+
+
 LISTED: Zone = {
     ("1.2.0.192.zen.example", A): ["127.0.0.2"],
     ("1.2.0.192.in-addr.arpa", PTR): ["mail.example.net"],

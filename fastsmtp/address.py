@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
+_LOOPBACK = bytes(15) + b"\1"  # ::1
 
 
 class Address:
@@ -25,7 +26,7 @@ class Address:
     key      16 bytes that stand for "this client": the IPv4 address, or the IPv6 /64
     """
 
-    __slots__ = ("is_ipv4", "is_loopback", "key", "number", "packed", "text")
+    __slots__ = ("is_ipv4", "is_loopback", "key", "packed", "text")
 
     def __init__(self, text: str) -> None:
         """Raises ValueError when text is no address.  A zone (%eth0) is dropped."""
@@ -43,8 +44,7 @@ class Address:
         self.packed = packed
         self.is_ipv4 = packed.startswith(_MAPPED)
         self.text = text if self.is_ipv4 else socket.inet_ntop(socket.AF_INET6, packed)
-        self.number = int.from_bytes(packed)
-        self.is_loopback = packed[12] == 127 if self.is_ipv4 else self.number == 1
+        self.is_loopback = packed[12] == 127 if self.is_ipv4 else packed == _LOOPBACK
         self.key = packed if self.is_ipv4 else packed[:8] + b"\0" * 8
 
     def __eq__(self, other: object) -> bool:
@@ -78,11 +78,12 @@ class Networks:
         self._ipv6 = _by_shift([n for n in networks if n.version == 6])
 
     def __contains__(self, address: Address) -> bool:
-        number = address.number
+        # Not kept in the address: 48 bytes a connection, for a look-up or two at its beginning.
         if address.is_ipv4:
-            number &= 0xFFFFFFFF
+            number = int.from_bytes(address.packed[12:])
             networks = self._ipv4
         else:
+            number = int.from_bytes(address.packed)
             networks = self._ipv6
         # A loop, since a generator costs more than all look-ups together: this runs for every connection.
         for shift, numbers in networks:  # noqa: SIM110

@@ -392,8 +392,6 @@ class Connection(asyncio.BufferedProtocol):
             # A wait is for a whole command line, not for a read.
             self._commands = session.commands
             self.since_s = self._service.tick_s
-        if self._service.is_draining and conversation.facts.messages and self.is_idle:
-            self.say_goodbye(reply.SHUTTING_DOWN)
 
     def _flush(self) -> None:
         if self._session is not None:
@@ -727,6 +725,11 @@ class Connection(asyncio.BufferedProtocol):
         """Accepted after since_s, and no message yet."""
         conversation = self._conversation
         return self._accepted_s > since_s and (conversation is None or not conversation.facts.messages)
+
+    def has_just_spoken(self, since_s: float) -> bool:
+        """It sent a message, and its last command came after since_s: most likely its QUIT comes next."""
+        conversation = self._conversation
+        return conversation is not None and conversation.facts.messages > 0 and self.since_s > since_s
 
     def _finish(self) -> None:
         """The last reply is written.  Shut our side, drop what still comes, close: else a reset eats the reply."""

@@ -255,9 +255,9 @@ class Service:
         await self.close()
 
     def _send_idle_away(self) -> None:
-        fresh_since_s = self.now() - self._fresh_s
+        now = self.now()
         for connection in [c for c in self.connections if c.is_idle]:
-            if not connection.is_fresh(fresh_since_s):
+            if not connection.is_fresh(now - self._fresh_s) and not connection.has_just_spoken(now - TICK_S):
                 connection.say_goodbye(reply.SHUTTING_DOWN)
 
     async def close(self) -> None:

@@ -540,7 +540,7 @@ def test_who_connected_in_the_moment_of_a_reload_is_served() -> None:
             draining = asyncio.ensure_future(server.service.drain(PATIENCE_S, fresh_s=5.0))
             assert (await old.rest()).startswith(b"421 4.3.2")
             await fresh.codes(HELLO + OPEN + TEXT, 5)
-            server.service.tick()
+            server.later(1)
             assert (await fresh.rest()).startswith(b"421 4.3.2")
             await old.close()
             await fresh.close()
@@ -575,6 +575,8 @@ def test_draining_finishes_what_is_open_and_sends_the_idle_away() -> None:
             await busy.send(TEXT)
             assert (await busy.reply())[0] == 250
             server.service.tick()
+            assert (await busy.ask(b"NOOP"))[0] == 250, "its QUIT may be on the way"
+            server.later(1)
             assert (await busy.rest()).startswith(b"421 4.3.2")
             await idle.close()
             await busy.close()

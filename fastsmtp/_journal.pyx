@@ -329,6 +329,7 @@ cdef struct Engine:
     uint64_t limit              # size of the segment
     uint64_t end                # where the next batch goes
     uint64_t bound              # end of the batch under way, at most
+    uint64_t after              # end of the batch under way; the thread's own
     uint64_t batches            # synced so far
     iovec *parts
     Header last                 # the end record of the batch under way
@@ -397,6 +398,16 @@ cdef inline bint can_take(Engine *e) noexcept nogil:
     )
 
 
+cdef void unlock_and_wake(Engine *e) noexcept nogil:
+    """Once, however many appends there are before it runs, and not while we hold the lock that it would wait for."""
+    cdef bint is_wanted = e.is_waiting and can_take(e)
+    if is_wanted:
+        e.is_waiting = False
+    pthread_mutex_unlock(&e.mutex)
+    if is_wanted:
+        pthread_cond_signal(&e.work)
+
+
 cdef Batch *take(Engine *e) noexcept nogil:
     """The filling batch becomes the one under way; with the lock."""
     cdef Batch *batch = &e.ring[e.filling % RING]
@@ -450,7 +461,7 @@ cdef int put(Engine *e, const void *data, uint64_t size, int *count, uint64_t *o
 
 
 cdef int commit(Engine *e, Batch *batch) noexcept nogil:
-    """Everything from the first sync to the last; e.end moves on when it went well.  0 or an errno."""
+    """Everything from the first sync to the last; e.after is where it ended.  0 or an errno."""
     cdef uint64_t at = e.end        # where the next record stands
     cdef uint64_t offset = e.end    # where the next write goes
     cdef uint32_t i, j
@@ -494,7 +505,7 @@ cdef int commit(Engine *e, Batch *batch) noexcept nogil:
     if not error:
         error = -sync(e, e.fd)
     if not error:
-        e.end = up(at, BLOCK_BYTES)
+        e.after = up(at, BLOCK_BYTES)
         publish(e)
     return error
 
@@ -510,7 +521,7 @@ cdef void publish(Engine *e) noexcept nogil:
     fence_release_()
     store_relaxed(&slot[0], e.number)
     store_relaxed(&slot[1], e.epoch)
-    store_relaxed(&slot[2], e.end)
+    store_relaxed(&slot[2], e.after)
     store_release(&e.published.generation, generation)
 
 
@@ -518,12 +529,13 @@ cdef void settle(Engine *e, Batch *batch, int error) noexcept nogil:
     """The batch under way is over; with the lock."""
     batch.error = error
     e.is_busy = False
-    e.bound = e.end
     e.finished += 1
     if error:
         e.is_stopped = True
     else:
+        e.end = e.after
         e.batches += 1
+    e.bound = e.end
 
 
 cdef void *serve(void *argument) noexcept nogil:
@@ -725,9 +737,7 @@ cdef class Writer:
         e.limit = size
         e.end = e.bound = offset
         e.is_stopped = False
-        if e.is_waiting:
-            pthread_cond_signal(&e.work)
-        pthread_mutex_unlock(&e.mutex)
+        unlock_and_wake(e)
 
     def pause(self):
         cdef Engine *e = self.e
@@ -778,9 +788,7 @@ cdef class Writer:
         if has_room:
             self.enter(batch, parts, <uint32_t>length, kind, body_fd)
             batch.size += size
-            if e.is_waiting:
-                pthread_cond_signal(&e.work)
-        pthread_mutex_unlock(&e.mutex)
+        unlock_and_wake(e)
         if has_room:
             (<list>self.cookies[batch_number]).append(cookie)
         elif body_fd >= 0:
@@ -829,9 +837,7 @@ cdef class Writer:
             self.let_go(batch)
             pthread_mutex_lock(&e.mutex)
             e.reaped += 1
-            if e.is_waiting:
-                pthread_cond_signal(&e.work)
-            pthread_mutex_unlock(&e.mutex)
+            unlock_and_wake(e)
         return result
 
     def withdraw(self):

@@ -29,6 +29,7 @@ _PIECE_BYTES = 1_048_576
 
 NAMES = {Purpose.MAIL: "mail-", Purpose.DONE: "done-"}
 FREE = "free-"
+# Before the name of its purpose: a segment that is being written through.
 NEW = "new-"
 
 
@@ -151,11 +152,11 @@ class Store:
         free: list[int] = []
         used: list[int] = [0]
         for name in system.listdir(self.directory):
-            for prefix, found in ((self._prefix, numbers), (FREE, free), (NEW, used)):
+            for prefix, found in ((self._prefix, numbers), (FREE, free), (NEW + self._prefix, used)):
                 number = number_of(name, prefix)
                 if number is not None:
                     found.append(number)
-                    if prefix == NEW and self.purpose is Purpose.MAIL:
+                    if found is used:
                         system.unlink(f"{self.directory}/{name}")
         with self._lock:
             self._next = max([*numbers, *free, *used]) + 1
@@ -205,7 +206,7 @@ class Store:
     def _make(self, system: Any, header: FileHeader) -> int:
         if self.space is not None and self.space.look(system, self.size_bytes):
             raise errors.StorageFull(f"{self.directory}: less than {self.space.low_water_bytes} bytes free")
-        path = self.path(header.number, NEW)
+        path = self.path(header.number, NEW + self._prefix)
         fd: int = system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             # Zeros, not posix_fallocate alone: blocks that were only reserved are marked as written with the

@@ -19,9 +19,8 @@ from fastsmtp import _dnscodec, _journal, _parser, _session
 from fastsmtp import reply as replies
 from fastsmtp._body import HeaderScanner
 from fastsmtp._signatures import Signatures, SignatureScanner
-from fastsmtp.errors import ProtocolError, QueueDamaged, QueueTooNew
+from fastsmtp.errors import ProtocolError
 from fastsmtp.queue.fileheader import FileHeader, Purpose
-from fastsmtp.queue.model import decode, encode
 from fastsmtp.queue.recovery import recover
 from fastsmtp.queue.store import Store
 from tests.fakes.files import Files, Tree
@@ -258,17 +257,6 @@ def dns(data: bytes) -> None:
             assert _dnscodec.encode_query(_dnscodec.Question(record, 1), 1)
 
 
-def queued(data: bytes) -> None:
-    """A record's payload: a message, or one of two errors.  What was read is written and read the same."""
-    try:
-        message = decode(data)
-    except (QueueDamaged, QueueTooNew):
-        return
-    written = b"".join(encode(message))
-    assert b"".join(encode(decode(written))) == written
-    assert len(written) == len(data)
-
-
 SEGMENT_EPOCH = 0x5EED
 
 
@@ -331,6 +319,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "session": session,
     "nexthop": nexthop,
     "dns": dns,
-    "queued": queued,
     "segment": segment,
 }

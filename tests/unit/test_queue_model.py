@@ -103,6 +103,31 @@ def test_a_message_comes_back_as_it_was(message: QueuedMessage) -> None:
     assert fields(decode(b"".join(encode(message)))) == fields(message)
 
 
+@given(messages(), st.lists(st.tuples(short(12), short(8)), min_size=1, max_size=6), st.binary(max_size=9))
+def test_a_spoilt_payload_is_a_message_or_one_of_two_errors(
+    original: QueuedMessage, changes: list[tuple[int, int]], tail: bytes
+) -> None:
+    payload = bytearray(b"".join(encode(original)) + tail)
+    for at, value in changes:
+        payload[at % len(payload)] = value
+    try:
+        found = decode(bytes(payload))
+    except (errors.QueueDamaged, errors.QueueTooNew):
+        return
+    # What was read is written and read the same.
+    written = b"".join(encode(found))
+    assert len(written) == len(payload)
+    assert b"".join(encode(decode(written))) == written
+
+
+@given(st.binary(max_size=200))
+def test_no_octets_raise_anything_else(payload: bytes) -> None:
+    try:
+        decode(payload)
+    except (errors.QueueDamaged, errors.QueueTooNew):
+        return
+
+
 def message(**changes: Any) -> QueuedMessage:
     envelope = Envelope(
         b"joe@example.org", b"example.org", 900, b"8BITMIME", True, b"HDRS", b"QQ314159",

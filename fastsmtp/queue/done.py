@@ -33,7 +33,8 @@ ENTRY_BYTES = _ENTRY.size
 class Outcome(IntEnum):
     """How it ended for a recipient; the numbers stand in the file.
 
-    END is of a segment: its seal's offset, kept here when the segment that holds the seal is freed before it.
+    END is of a segment: what its seal says (end as the offset, accepted as the recipient), kept here when the
+    segment that holds the seal is freed before it.
     """
 
     DELIVERED = 1
@@ -52,13 +53,13 @@ def entries(payload: bytes) -> Iterator[tuple[int, int, int, Outcome]]:
 class Done:
     """What is finished, in memory: mail segment (epoch) -> (offset, recipient) -> outcome.
 
-    ends   mail segment (epoch) -> the offset that its seal says; for recover()
+    ends   mail segment (epoch) -> (end, accepted), as its seal says; for recover()
     """
 
     __slots__ = ("_by_epoch", "_files", "ends")
 
     def __init__(self) -> None:
-        self.ends: dict[int, int] = {}
+        self.ends: dict[int, tuple[int, int]] = {}
         self._by_epoch: dict[int, dict[tuple[int, int], Outcome]] = {}
         # Done segment (its number) -> the mail segments that it speaks of.
         self._files: dict[int, set[int]] = {}
@@ -71,7 +72,7 @@ class Done:
     def note(self, epoch: int, offset: int, recipient: int, outcome: Outcome) -> None:
         found = self._by_epoch.setdefault(epoch, {})
         if outcome is Outcome.END:
-            self.ends[epoch] = offset
+            self.ends[epoch] = offset, recipient
         else:
             found[offset, recipient] = outcome
 
@@ -154,8 +155,8 @@ class DoneLog:
 
     def add_end(self, seal: Seal) -> None:
         """What a seal says; synced before the segment that holds the seal is freed, if that comes first."""
-        if self.done.ends.get(seal.epoch) != seal.end:
-            self._add(seal.epoch, seal.end, 0, Outcome.END)
+        if self.done.ends.get(seal.epoch) != (seal.end, seal.accepted):
+            self._add(seal.epoch, seal.end, seal.accepted, Outcome.END)
 
     def _add(self, epoch: int, offset: int, recipient: int, outcome: Outcome) -> None:
         self.done.note(epoch, offset, recipient, outcome)

@@ -239,7 +239,7 @@ class Journal:
                 writer.pause()
             # Before the segment changes: their places are in the old one.
             self._tell()
-            self._seals.append(Seal(old.number, old.epoch, writer.end))
+            self._seals.append(Seal(old.number, old.epoch, writer.end, writer.end))
             self._source.release(old)
         for seal in self._seals:
             writer.append([seal.encode()], seal, kind=SEAL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-_SEAL = struct.Struct("<QQQ")
+_SEAL = struct.Struct("<QQQQ")
 
 
 class Place(NamedTuple):
@@ -18,11 +18,12 @@ class Place(NamedTuple):
 
 
 class Seal(NamedTuple):
-    """A segment's end: what stands at or behind it is void."""
+    """A segment's end: what stands at or behind it is void; what stands before `accepted` was accepted."""
 
     number: int
     epoch: int
     end: int
+    accepted: int
 
     def encode(self) -> bytes:
         return _SEAL.pack(*self)
@@ -31,5 +32,5 @@ class Seal(NamedTuple):
 def decode_seal(payload: bytes) -> Seal:
     """Raises ValueError for what is no seal."""
     if len(payload) != _SEAL.size:
-        raise ValueError("a seal has 24 bytes")
+        raise ValueError("a seal has 32 bytes")
     return Seal(*_SEAL.unpack(payload))

@@ -80,7 +80,7 @@ class Scanned:
         for offset, size in zip(self.offsets, self.sizes, strict=True):
             yield Place(number, epoch, offset, size)
 
-    def cut(self, end: int) -> None:
+    def cut(self, end: int, accepted: int) -> None:
         """What a seal says."""
         keep = bisect_left(self.offsets, end)
         self.void = len(self.offsets) - keep
@@ -89,7 +89,11 @@ class Scanned:
             self._gaps.append((self.end, end, "records are missing"))
         self.end = end
         self.is_sealed = True
-        self._proof = end
+        self._proof = max(self._proof, accepted)
+
+    def seal(self) -> Seal:
+        """For one that has none yet."""
+        return Seal(self.header.number, self.header.epoch, self.end, self._proof)
 
     def gaps(self) -> Iterator[tuple[int, int, bool, str]]:
         """(start, end, is_damage, reason) of what is no record."""
@@ -138,12 +142,12 @@ def recover(
     store: Store,
     *,
     in_use: Mapping[int, int] | None = None,
-    ends: Mapping[int, int] | None = None,
+    ends: Mapping[int, tuple[int, int]] | None = None,
 ) -> Recovery:
     """Open the store and read everything in it.
 
     in_use   epoch -> synced offset, of segments that living workers write to: read up to there, and not sealed
-    ends     epoch -> offset, what the done-log remembers of seals
+    ends     epoch -> (end, accepted), what the done-log remembers of seals
 
     Raises errors.QueueTooNew, and OSError where the directory itself can't be read.
     """
@@ -154,21 +158,22 @@ def recover(
         if segment is not None:
             found.segments.append(segment)
     by_epoch = {segment.header.epoch: segment for segment in found.segments}
-    for epoch, end in (ends or {}).items():
+    for epoch, (end, accepted) in (ends or {}).items():
         if epoch in by_epoch:
-            by_epoch[epoch].cut(end)
+            by_epoch[epoch].cut(end, accepted)
     for segment in found.segments:
         for seal in segment.seals:
             sealed = by_epoch.get(seal.epoch)
             if sealed is not None and not sealed.is_sealed:
-                sealed.cut(seal.end)
+                sealed.cut(seal.end, seal.accepted)
     for segment in found.segments:
         name = store.path(segment.header.number)
         for start, end, is_damage, reason in segment.gaps():
             copy = _quarantine(system, store, name, start, end)
             found.faults.append(Fault(name, start, end - start, is_damage, reason, copy))
         if not segment.is_sealed and not segment.is_in_use:
-            found.seals.append(Seal(segment.header.number, segment.header.epoch, segment.end))
+            _sync(system, name, found)
+            found.seals.append(segment.seal())
     return found
 
 
@@ -195,6 +200,18 @@ def _read_segment(
         return segment
     finally:
         system.close(fd)
+
+
+def _sync(system: Any, name: str, found: Recovery) -> None:
+    """What a killed process wrote and didn't sync was just read: it must outlive the next power failure too."""
+    try:
+        fd = system.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            system.fsync(fd)
+        finally:
+            system.close(fd)
+    except OSError as error:
+        found.faults.append(Fault(name, 0, 0, False, f"can't be synced: {error}", ""))
 
 
 class _File:

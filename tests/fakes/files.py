@@ -203,8 +203,8 @@ class Files:
 class Disk:
     """What is on the disk while a trace is replayed: safe, and what may or may not be there."""
 
-    def __init__(self) -> None:
-        self.safe = Tree()
+    def __init__(self, base: Tree | None = None) -> None:
+        self.safe = Tree() if base is None else base.copy()
         self.writes: dict[int, list[tuple[int, bytes]]] = {}
         self.changes: dict[str, list[tuple[str | None, str | None, int]]] = {}
 
@@ -256,10 +256,13 @@ class Disk:
 
 
 def images(
-    trace: list[tuple[Any, ...]], dice: random.Random, every: int = 1
+    trace: list[tuple[Any, ...]], dice: random.Random, every: int = 1, base: Tree | None = None
 ) -> Iterator[tuple[int, list[tuple[Any, ...]], Tree]]:
-    """(steps done, marks among them, what is on the disk) for each place where the power may fail."""
-    disk = Disk()
+    """(steps done, marks among them, what is on the disk) for each place where the power may fail.
+
+    base   what was on the disk before the first step
+    """
+    disk = Disk(base)
     marks: list[tuple[Any, ...]] = []
     for count, step in enumerate(trace):
         if step[0] == "mark":

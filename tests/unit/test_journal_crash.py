@@ -30,7 +30,7 @@ from tests.fakes.files import Files, Tree, images
 
 QUEUE = "/queue"
 BODIES = "/queue/bodies"
-SEEDS = range(16)
+SEEDS = range(40)
 
 
 def stores(dice: random.Random) -> tuple[Store, Store, Bodies]:
@@ -53,17 +53,28 @@ def name_of(payload: bytes) -> str:
 
 
 class Run:
-    """One life of a queue, seeded.  What it was told goes into the trace as marks."""
+    """One life of a queue, seeded.  What it was told goes into the trace as marks.
 
-    def __init__(self, seed: int, forgotten: Callable[[str], bool] | None = None) -> None:
-        self.dice = random.Random(seed)
-        self.files = Files(fail=self._fail if seed % 2 else None)
+    tree    what an earlier life left on the disk; names of messages begin with the number of the life
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        forgotten: Callable[[str], bool] | None = None,
+        tree: Tree | None = None,
+        life: int = 0,
+    ) -> None:
+        self.dice = random.Random(f"{seed} {life}")
+        self.life = life
+        self.files = Files(tree, fail=self._fail if (seed + life) % 2 else None)
         if forgotten is not None:
             self.files.forgotten = lambda target: forgotten(
                 target if isinstance(target, str) else self.files.path_of(target)
             )
-        self.files.mkdir(QUEUE)
-        self.files.mkdir(BODIES)
+        if tree is None:
+            self.files.mkdir(QUEUE)
+            self.files.mkdir(BODIES)
         self.is_failing = False
         self.mail, self.done_store, self.bodies = stores(self.dice)
         self.clock = 0.0
@@ -78,7 +89,12 @@ class Run:
     async def live(self, steps: int) -> list[tuple[Any, ...]]:
         loop = asyncio.get_running_loop()
         disk = InlineDisk(self.files)
-        mail_found, done_found = recover(self.files, self.mail), recover(self.files, self.done_store)
+        done_found = recover(self.files, self.done_store)
+        done = read_done(self.files, self.done_store, done_found)
+        mail_found = recover(self.files, self.mail, ends=done.ends)
+        for place, payload in mail_found.messages(self.files, self.mail):
+            if done.outcome(place, 0) is None:
+                self.alive[name_of(payload)] = place
         writers: list[Any] = [_journal.Writer(system=self.files, is_threaded=False) for _ in range(2)]
         journals = [
             Journal(
@@ -92,7 +108,7 @@ class Run:
         ]  # fmt: skip
         for journal in journals:
             await journal.start()
-        log = DoneLog(journals[1], Done(), loop=loop, clock=lambda: self.clock, report=lambda error: None)
+        log = DoneLog(journals[1], done, loop=loop, clock=lambda: self.clock, report=lambda error: None)
         spare_bodies = self.bodies.make(self.files)
         self.is_failing = True
         told: list[asyncio.Task[None]] = []
@@ -100,7 +116,7 @@ class Run:
             action = self.dice.random()
             if action < 0.5:
                 body = spare_bodies.pop() if spare_bodies and self.dice.random() < 0.2 else None
-                told.append(loop.create_task(self._send(journals[0], f"{step}", body)))
+                told.append(loop.create_task(self._send(journals[0], f"{self.life}.{step}", body)))
             elif action < 0.75 and self.alive:
                 self._deliver(log)
             else:
@@ -115,7 +131,7 @@ class Run:
         for _ in range(6):
             await self._step(writers, journals)
         # One more, so that there is a batch after the last failure.
-        told.append(loop.create_task(self._send(journals[0], "last", None)))
+        told.append(loop.create_task(self._send(journals[0], f"{self.life}.last", None)))
         for _ in range(6):
             await self._step(writers, journals)
         await asyncio.gather(*told)
@@ -149,7 +165,7 @@ class Run:
             self.files.pwrite(body.fd, text, SIZE_BYTES)
         except OSError as error:
             raise errors.StorageFailed from error
-        reference = f"{name} {body.number} {body.epoch} {_journal.crc32c(text)} {len(text)} ".encode()
+        reference = f"{name} spooled {body.number} {body.epoch} {_journal.crc32c(text)} {len(text)} ".encode()
         future = journal.append([hashlib.sha256(reference).digest(), reference], body.fd)
         # The journal has its own descriptor.
         self.files.close(body.fd)
@@ -215,8 +231,8 @@ def found_in(tree: Tree, dice: random.Random) -> tuple[dict[str, Place], Recover
     for place, payload in recovery.messages(files, mail):
         name = name_of(payload)
         words = payload[32:].split(b" ")
-        if len(words) == 6 and words[5] == b"":
-            number, epoch, crc, size = map(int, words[1:5])
+        if words[1] == b"spooled":
+            number, epoch, crc, size = map(int, words[2:6])
             body = b"".join(bodies.pieces(files, BodyReference(number, epoch, crc), size))
             assert name_of(body) == f"{name}-body"
         if done.outcome(place, 0) is None:
@@ -252,6 +268,31 @@ def test_what_was_accepted_is_there_wherever_the_power_fails(seed: int) -> None:
         )
         damage = [fault for fault in recovery.faults if fault.is_damage]
         assert not damage, f"a crash is no damage, at step {count}: {damage}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(24))
+def test_lives_that_begin_where_the_power_failed_lose_nothing_either(seed: int) -> None:
+    """Six lives of one queue: each is cut somewhere, and the next one goes on with what is left."""
+    dice = random.Random(seed)
+    tree: Tree | None = None
+    must: set[str] = set()
+    remembered: set[str] = set()
+    for life in range(6):
+        trace = asyncio.run(Run(seed, tree=tree and tree.copy(), life=life).live(40))
+        # Not before the directories are there.
+        stop = dice.randrange(2, len(trace)) if life % 3 != 2 else len(trace) - 1
+        for count, marks, after in images(trace, dice, base=tree):  # noqa: B007 - the last is wanted
+            if count >= stop:
+                break
+        accepted, delivered = expected(marks)
+        must = (must | accepted) - delivered
+        remembered |= {mark[1] for mark in marks if mark[0] == "remembered"}
+        tree = after
+        names, recovery, _ = found_in(tree.copy(), dice)
+        assert must <= names.keys(), f"lost in life {life}: {must - names.keys()}"
+        assert not remembered & names.keys()
+        assert not [fault for fault in recovery.faults if fault.is_damage]
 
 
 SYNCS: dict[str, Callable[[str], bool]] = {

@@ -472,15 +472,15 @@ def test_the_end_of_a_segment_is_remembered_once() -> None:
         log = Log()
         await log.journal.start()
         for _ in range(2):
-            log.log.add_end(Seal(5, 77, 8192))
+            log.log.add_end(Seal(5, 77, 8192, 4096))
         log.clock.turn(INTERVAL_S)
         await log.step()
         done = log.read()
-        assert done.ends == {77: 8192}
+        assert done.ends == {77: (8192, 4096)}
         assert done.outcome(place(8192), 0) is None
         found = recover(log.files, log.new_store())
         ((_, payload),) = found.messages(log.files, log.new_store())
-        assert list(entries(payload)) == [(77, 8192, 0, Outcome.END)]
+        assert list(entries(payload)) == [(77, 8192, 4096, Outcome.END)]
 
     run(body())
 

@@ -51,7 +51,7 @@ def test_records_that_a_seal_speaks_of_and_that_are_gone_are_damage() -> None:
     files, places = filled()
     segment = recover(files, store_in(QUEUE)).segments[0]
     content_of(files, places[0].number)[places[8].offset :] = bytes(BLOCK)
-    recovery = recover(files, store_in(QUEUE), ends={segment.header.epoch: segment.end})
+    recovery = recover(files, store_in(QUEUE), ends={segment.header.epoch: (segment.end, segment.end)})
     (fault,) = recovery.faults
     assert (fault.offset, fault.is_damage, fault.reason) == (places[8].offset, True, "records are missing")
 
@@ -161,7 +161,7 @@ def test_a_record_inside_a_message_is_not_a_record() -> None:
 
 def test_reading_stops_at_the_synced_offset_and_goes_on_from_there() -> None:
     async def body() -> None:
-        desk = await Desk(simulated(), seals=(Seal(3, 4, 8192),)).start()
+        desk = await Desk(simulated(), seals=(Seal(3, 4, 8192, 4096),)).start()
         segment = desk.journal.segment
         assert segment is not None
         name = desk.store.path(segment.number)
@@ -175,7 +175,7 @@ def test_reading_stops_at_the_synced_offset_and_goes_on_from_there() -> None:
             await desk.step()
             places, seals, at = read_between(desk.files, fd, file_header, at, desk.writer.end)
             seen += places
-            assert seals == ([Seal(3, 4, 8192)] if turn == 0 else [])
+            assert seals == ([Seal(3, 4, 8192, 4096)] if turn == 0 else [])
             assert at == desk.writer.end
         assert seen == [future.result() for future in futures]
         assert read_record(desk.files, fd, seen[5], name) == b"1" + bytes(2000)
@@ -203,7 +203,7 @@ def test_a_segment_in_use_is_read_up_to_what_its_worker_published_and_not_sealed
 
 
 def test_seals_are_read_back() -> None:
-    assert decode_seal(Seal(1, 2, 3).encode()) == Seal(1, 2, 3)
-    with pytest.raises(ValueError, match="24"):
+    assert decode_seal(Seal(1, 2, 3, 4).encode()) == Seal(1, 2, 3, 4)
+    with pytest.raises(ValueError, match="32"):
         decode_seal(b"short")
     assert SEAL != MESSAGE

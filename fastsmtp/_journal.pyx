@@ -189,6 +189,13 @@ cdef extern from *:
 
     static int descriptor_copy(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 0); }
 
+    /* As top and perf show it. */
+    static void thread_name(void) {
+    #ifdef __linux__
+        pthread_setname_np(pthread_self(), "journal");
+    #endif
+    }
+
     /* Signals are the loop's. */
     static int thread_start(pthread_t *thread, void *(*body)(void *), void *argument) {
         sigset_t all, before;
@@ -233,6 +240,7 @@ cdef extern from *:
     int pthread_cond_destroy(pthread_cond_t *condition) nogil
     int pthread_join(pthread_t thread, void **result) nogil
     int thread_start(pthread_t *thread, void *(*body)(void *) noexcept nogil, void *argument) nogil
+    void thread_name() nogil
     void crc_init()
     uint32_t crc_add(uint32_t crc, const void *p, size_t n) nogil
     uint32_t crc_by_table(uint32_t crc, const unsigned char *p, size_t n) nogil
@@ -542,6 +550,7 @@ cdef void *serve(void *argument) noexcept nogil:
     cdef Engine *e = <Engine *>argument
     cdef Batch *batch
     cdef int error
+    thread_name()
     pthread_mutex_lock(&e.mutex)
     while True:
         while not can_take(e) and not e.is_closing:
@@ -626,7 +635,7 @@ cdef class Writer:
         pthread_mutex_init(&self.e.mutex, NULL)
         pthread_cond_init(&self.e.work, NULL)
         if bell_open(self.bell) < 0:
-            raise OSError("no descriptor for the journal's bell")
+            PyErr_SetFromErrno(OSError)
         self.e.bell = self.bell[1]
         self.e.fd = -1
         self.e.is_stopped = True

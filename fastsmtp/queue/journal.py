@@ -33,7 +33,7 @@ class Source(Protocol):
     """Hands out segments: the store of this process, or the owner of the queue over a socket."""
 
     def next(self) -> Awaitable[Segment]:
-        """The next segment; raises errors.StorageFull or errors.StorageFailed."""
+        """The next segment; raises errors.StorageFull or errors.StorageFailed, also when nobody answers in time."""
 
     def release(self, segment: Segment) -> None:
         """The segment gets no further record: close its descriptor.  Never waits."""

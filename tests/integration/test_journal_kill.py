@@ -17,7 +17,7 @@ from fastsmtp.queue.recovery import recover
 from tests.integration.journal_process import is_whole, queue_bodies, queue_store
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-ROUNDS = 12
+ROUNDS = 24
 # No round begins later than this: a busy machine gets fewer rounds, not a longer suite.
 ENOUGH_S = 8.0
 

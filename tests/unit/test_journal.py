@@ -251,7 +251,10 @@ def test_closing_on_a_broken_disk_ends_and_fails_what_waits() -> None:
     run(body())
 
 
-def test_the_real_thing_on_a_real_disk(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_real_thing_on_a_real_disk(tmp_path: pathlib.Path, loop: str) -> None:
+    factory = pytest.importorskip(loop).new_event_loop
+
     async def body() -> list[Place]:
         store = store_in(str(tmp_path), 1 << 18, random=os.urandom)
         store.open(os)
@@ -277,7 +280,8 @@ def test_the_real_thing_on_a_real_disk(tmp_path: pathlib.Path) -> None:
         disk.close()
         return [place for some in places for place in some]
 
-    places = asyncio.run(body())
+    with asyncio.Runner(loop_factory=factory) as runner:
+        places = runner.run(body())
     assert len({(place.epoch, place.offset) for place in places}) == 400
     store = store_in(str(tmp_path), 1 << 18)
     recovery = recover(os, store)

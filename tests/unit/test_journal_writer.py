@@ -350,6 +350,30 @@ def test_the_real_kernel_says_no() -> None:
     os.close(fd)
 
 
+FORKED = """
+import os, sys
+from fastsmtp._journal import Progress, Writer
+progress = Progress(2)
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+child = os.fork()
+if not child:
+    writer = Writer(progress=progress, worker=1)
+    writer.use(fd, number=3, epoch=4, size=65536)
+    writer.append([b"mail"], 0)
+    writer.close()
+    os._exit(0)
+os.waitpid(child, 0)
+print(progress.read(0), progress.read(1))
+"""
+
+
+def test_what_a_forked_worker_has_synced_is_seen_by_who_made_the_mapping(tmp_path: pathlib.Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(tmp_path / "s")], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("(0, 0, 0) (3, 4, 8192)\n", "")
+
+
 def test_a_process_that_ends_with_a_writer_open_ends() -> None:
     code = "from fastsmtp._journal import Writer\nkept = Writer()\nagain = Writer()\nprint('made')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -1,8 +1,8 @@
-"""TLS for listeners: certificates in, a context for start_tls out; what was agreed on as a value.
+"""TLS for listeners: certificates in, a context out; what was agreed on as a value.
 
     credentials = read_credentials("/etc/fastsmtp/cert.pem", "/etc/fastsmtp/key.pem")
     server_tls = ServerTls(credentials, {"mx2.example.org": other})
-    ... loop.start_tls(transport, protocol, server_tls.context, server_side=True) ...
+    ... Upgrade(loop, raw, protocol, server_tls.context, ...) ...  # smtp/start_tls.py
     server_tls.handshake(transport.get_extra_info("ssl_object"))   # -> Handshake
     server_tls.replace(fresh)                                      # tickets stay valid
 
@@ -185,7 +185,7 @@ def _as_file(pem: bytes) -> Iterator[str]:
 class ServerTls:
     """The TLS of one listener, or of several with the same certificates.
 
-    context  for start_tls
+    context  for handshakes as the server
     made_at  monotonic seconds; tickets are sealed with keys of that age, so the master makes a new
              ServerTls, in new workers, after 24 hours
     """

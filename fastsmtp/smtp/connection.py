@@ -58,7 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         "__weakref__", "_accepted_s", "_body_mark", "_buffer", "_commands", "_conversation", "_counted",
         "_is_busy", "_has_quit", "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_listener",
         "_profile", "_proxy", "_raw", "_service", "_session", "_session_id", "_task", "_timer",
-        "_transport", "_upgrade", "_waiting", "_window", "bytes_in", "ends_s", "life", "patience_s",
+        "_transport", "_waiting", "_window", "bytes_in", "ends_s", "life", "patience_s",
         "since_s",
     )  # fmt: skip
 
@@ -84,7 +84,6 @@ class Connection(asyncio.BufferedProtocol):
         self._accepted_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._upgrade: Upgrade | None = None
         self._waiting: Inquiry | None = None
         self._service = service = listener.service
         self._buffer = service.buffer
@@ -97,10 +96,7 @@ class Connection(asyncio.BufferedProtocol):
     # --- the beginning ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self._raw is not None:
-            # The TLS transport of our own upgrade; _upgraded() gets it.
-            return
-        self._transport = self._raw = transport
+        self._transport = self._raw = transport  # type: ignore[assignment]
         service = self._service
         self._session_id = service.ids.next()
         self._accepted_s = self.since_s = now = service.now()
@@ -295,12 +291,6 @@ class Connection(asyncio.BufferedProtocol):
                 self._transport.abort()
         elif life is Life.PROXY:
             self._read_proxy(size)
-        elif life is Life.HANDSHAKE:
-            # The client's first words came with the end of its handshake.
-            self._upgrade.settle()  # type: ignore[union-attr]
-            if self.life is not Life.HANDSHAKE:
-                self.bytes_in -= size
-                self.buffer_updated(size)
         elif life is not Life.CLOSED:
             session = self._session
             session.feed(self._buffer, size)
@@ -337,8 +327,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The client has shut down its side.  What it sent before is still answered."""
-        if self._upgrade is not None:
-            self._upgrade.settle()
         self._is_eof = True
         if self.life is Life.TALKING and (self._is_busy or self._is_write_paused):
             # The loop closes for us unless told not to.  Under TLS it does so in any case, and complains.
@@ -564,12 +552,9 @@ class Connection(asyncio.BufferedProtocol):
         self.life = Life.HANDSHAKE
         self.patience_s = NEVER
         self._is_reading = False
-        self._upgrade = Upgrade(
-            service.loop, self._raw, self, tls.context, timeout_s=timeout_s, done=self._handshake_over
-        )
+        Upgrade(service.loop, self._raw, self, tls.context, timeout_s=timeout_s, done=self._handshake_over)
 
     def _handshake_over(self, outcome: Outcome) -> None:
-        self._upgrade = None
         if self.life is Life.CLOSED:
             return
         self._is_reading = True
@@ -745,7 +730,7 @@ class Connection(asyncio.BufferedProtocol):
             # The client has said all it wanted, and waits for our close.
             transport.close()
         elif transport is not self._raw:
-            # Under TLS closing sends close_notify and reads on until the client's; start_tls bounds it.
+            # Under TLS closing sends close_notify and reads on until the client's; Upgrade bounds it.
             self._resume_reading()
             transport.close()
         else:

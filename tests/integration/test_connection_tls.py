@@ -326,3 +326,27 @@ def test_nothing_is_left_for_the_garbage_collector_when_tls_ends(
         run(main)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("with_uvloop", [True, False])
+def test_the_last_words_arrive_though_the_client_has_sent_on(
+    certificate: dict[str, str], with_uvloop: bool
+) -> None:
+    """What comes behind QUIT is dropped up to the client's close_notify: no reset eats the 221."""
+
+    async def main() -> None:
+        async with tls_serving(certificate, "implicit") as running:
+            wire = await running.connect(greet=False)
+            client = Memory(wire)
+            await client.handshake()
+            await client.send(HELLO + b"NOOP " + b"x" * 400 + b"\r\n" + b"QUIT\r\n" + b"NOOP\r\n" * 50_000)
+            said = b"..."
+            while not said.startswith(b"221 2.0.0"):
+                said = await client.until(b"\r\n")
+                said = said[:-2].rpartition(b"\r\n")[2]
+            client.tls.unwrap()
+            await client.flush()
+            assert not (await wire.rest()).endswith(b"!")
+            await wire.close()
+
+    run(main, with_uvloop=with_uvloop)

@@ -97,10 +97,6 @@ class Echo(asyncio.BufferedProtocol):
         return memoryview(self.buffer)
 
     def buffer_updated(self, size: int) -> None:
-        if self.upgrade is not None:
-            self.upgrade.settle()
-            if self.upgrade is not None:
-                return
         data = bytes(self.buffer[:size])
         if self.server.has_prefix and len(self.prefix) < len(PREFIX):
             self.prefix += data
@@ -117,8 +113,6 @@ class Echo(asyncio.BufferedProtocol):
             self.start()
 
     def eof_received(self) -> bool:
-        if self.upgrade is not None:
-            self.upgrade.settle()
         return False
 
     def tls_done(self, outcome: Outcome) -> None:

@@ -40,10 +40,6 @@ class Worker(asyncio.BufferedProtocol):
         return memoryview(self.buffer)
 
     def buffer_updated(self, size: int) -> None:
-        if self.upgrade is not None:
-            self.upgrade.settle()
-            if self.upgrade is not None:
-                return
         self.line += self.buffer[:size]
         while b"\n" in self.line:
             line, _, self.line = self.line.partition(b"\n")

@@ -1,8 +1,8 @@
-"""The native thread of a journal, its checksum, and the search for records; docs/queue.md has the format.
+"""The native thread of a journal; docs/queue.md has the format.
 
-Here: framing, group commit, publishing of the synced offset, and scanning.
-Not here: which file, when a new one, what a payload means (queue/journal.py,
-queue/recovery.py).  Nothing opens a file: descriptors come in.
+Here: framing, group commit, publishing of the synced offset.  Not here: how a
+record looks and is found again (_record.pyx), which file, when a new one, what
+a payload means (queue/journal.py).  Nothing opens a file: descriptors come in.
 
 A Writer has a ring of batches.  The loop thread puts records into the one that
 is filling, without a copy: a record is an iovec of the caller's bytes objects,
@@ -15,286 +15,33 @@ The lock is held for a few instructions, never during a system call, and the
 thread never wants the GIL while it holds it.  Rank 5.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 cimport cython
 
-cdef extern from *:
-    """
-    #include <errno.h>
-    #include <fcntl.h>
-    #include <limits.h>
-    #include <pthread.h>
-    #include <signal.h>
-    #include <stdint.h>
-    #include <string.h>
-    #include <sys/mman.h>
-    #include <sys/types.h>
-    #include <sys/uio.h>
-    #include <unistd.h>
-    #ifdef __linux__
-    #include <sys/eventfd.h>
-    #endif
-    #if defined(__x86_64__)
-    #include <nmmintrin.h>
-    #elif defined(__ARM_FEATURE_CRC32)
-    #include <arm_acle.h>
-    #endif
-
-    /* The format is little-endian, and so is every machine that we are built for. */
-    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-    #error "the journal's format is little-endian"
-    #endif
-
-    /* --- CRC32C (Castagnoli, reflected 0x82f63b78) ------------------------------------------------ */
-
-    static uint32_t crc_table[8][256];
-
-    static void crc_make_table(void) {
-        int i, j;
-        for (i = 0; i < 256; i++) {
-            uint32_t c = (uint32_t)i;
-            for (j = 0; j < 8; j++)
-                c = c & 1 ? (c >> 1) ^ 0x82f63b78u : c >> 1;
-            crc_table[0][i] = c;
-        }
-        for (i = 0; i < 256; i++)
-            for (j = 1; j < 8; j++)
-                crc_table[j][i] = (crc_table[j - 1][i] >> 8) ^ crc_table[0][crc_table[j - 1][i] & 255];
-    }
-
-    static uint32_t crc_by_table(uint32_t c, const unsigned char *p, size_t n) {
-        for (; n >= 8; n -= 8, p += 8) {
-            uint32_t low, high;
-            memcpy(&low, p, 4);
-            memcpy(&high, p + 4, 4);
-            low ^= c;
-            c = crc_table[7][low & 255] ^ crc_table[6][low >> 8 & 255] ^ crc_table[5][low >> 16 & 255]
-              ^ crc_table[4][low >> 24] ^ crc_table[3][high & 255] ^ crc_table[2][high >> 8 & 255]
-              ^ crc_table[1][high >> 16 & 255] ^ crc_table[0][high >> 24];
-        }
-        for (; n; n--)
-            c = (c >> 8) ^ crc_table[0][(c ^ *p++) & 255];
-        return c;
-    }
-
-    #if defined(__x86_64__)
-    __attribute__((target("sse4.2")))
-    static uint32_t crc_by_machine(uint32_t c, const unsigned char *p, size_t n) {
-        uint64_t wide = c, word;
-        for (; n >= 8; n -= 8, p += 8) {
-            memcpy(&word, p, 8);
-            wide = _mm_crc32_u64(wide, word);
-        }
-        c = (uint32_t)wide;
-        for (; n; n--)
-            c = _mm_crc32_u8(c, *p++);
-        return c;
-    }
-    static int crc_has_machine(void) { return __builtin_cpu_supports("sse4.2"); }
-    #elif defined(__ARM_FEATURE_CRC32)
-    static uint32_t crc_by_machine(uint32_t c, const unsigned char *p, size_t n) {
-        uint64_t word;
-        for (; n >= 8; n -= 8, p += 8) {
-            memcpy(&word, p, 8);
-            c = __crc32cd(c, word);
-        }
-        for (; n; n--)
-            c = __crc32cb(c, *p++);
-        return c;
-    }
-    static int crc_has_machine(void) { return 1; }
-    #else
-    #define crc_by_machine crc_by_table
-    static int crc_has_machine(void) { return 0; }
-    #endif
-
-    static int crc_is_machine;
-    static void crc_init(void) {
-        crc_make_table();
-        crc_is_machine = crc_has_machine();
-    }
-    static inline uint32_t crc_add(uint32_t c, const void *p, size_t n) {
-        return crc_is_machine ? crc_by_machine(c, (const unsigned char *)p, n)
-                              : crc_by_table(c, (const unsigned char *)p, n);
-    }
-
-    /* --- the kernel ------------------------------------------------------------------------------- */
-
-    #ifndef IOV_MAX
-    #define IOV_MAX 1024
-    #endif
-
-    static ssize_t kernel_write(int fd, const struct iovec *parts, int count, off_t offset) {
-        ssize_t n;
-        do
-            n = pwritev(fd, parts, count, offset);
-        while (n < 0 && errno == EINTR);
-        return n < 0 ? -errno : n;
-    }
-
-    static int kernel_sync(int fd) {
-        int n;
-        do
-    #ifdef __APPLE__
-            n = fcntl(fd, F_FULLFSYNC);         /* fsync there leaves it in the disk's cache */
-    #else
-            n = fdatasync(fd);
-    #endif
-        while (n < 0 && errno == EINTR);
-        return n < 0 ? -errno : 0;
-    }
-
-    /* fds[0] becomes readable when fds[1] is rung. */
-    static int bell_open(int fds[2]) {
-    #ifdef __linux__
-        fds[0] = fds[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        return fds[0] < 0 ? -1 : 0;
-    #else
-        int i;
-        if (pipe(fds) < 0)
-            return -1;
-        for (i = 0; i < 2; i++) {
-            fcntl(fds[i], F_SETFD, FD_CLOEXEC);
-            fcntl(fds[i], F_SETFL, O_NONBLOCK);
-        }
-        return 0;
-    #endif
-    }
-    static void bell_ring(int fd) {
-        uint64_t one = 1;
-        ssize_t n;
-        do
-            n = write(fd, &one, sizeof one);
-        while (n < 0 && errno == EINTR);        /* EAGAIN: it has been rung and nobody came yet */
-    }
-    static void bell_quiet(int fd) {
-        uint64_t rung[8];
-        while (read(fd, rung, sizeof rung) == (ssize_t)sizeof rung) {}
-    }
-    static void bell_close(int fds[2]) {
-        if (fds[0] >= 0)
-            close(fds[0]);
-        if (fds[1] >= 0 && fds[1] != fds[0])
-            close(fds[1]);
-        fds[0] = fds[1] = -1;
-    }
-
-    static int descriptor_copy(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 0); }
-
-    /* As top and perf show it. */
-    static void thread_name(void) {
-    #ifdef __linux__
-        pthread_setname_np(pthread_self(), "journal");
-    #endif
-    }
-
-    /* Signals are the loop's. */
-    static int thread_start(pthread_t *thread, void *(*body)(void *), void *argument) {
-        sigset_t all, before;
-        int result;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        result = pthread_create(thread, NULL, body, argument);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-        return result;
-    }
-
-    static inline uint64_t load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-    static inline void store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-    static inline uint64_t load_relaxed(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-    static inline void store_relaxed(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
-    static inline void fence_acquire_(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
-    static inline void fence_release_(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
-
-    static void *shared_map(size_t size) {
-        void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-        return p == MAP_FAILED ? NULL : p;
-    }
-    """
-    enum: IOV_MAX
-    enum: EIO
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    ctypedef struct pthread_t:
-        pass
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes) nogil
-    int pthread_mutex_lock(pthread_mutex_t *mutex) nogil
-    int pthread_mutex_unlock(pthread_mutex_t *mutex) nogil
-    int pthread_mutex_destroy(pthread_mutex_t *mutex) nogil
-    int pthread_cond_init(pthread_cond_t *condition, void *attributes) nogil
-    int pthread_cond_wait(pthread_cond_t *condition, pthread_mutex_t *mutex) nogil
-    int pthread_cond_signal(pthread_cond_t *condition) nogil
-    int pthread_cond_destroy(pthread_cond_t *condition) nogil
-    int pthread_join(pthread_t thread, void **result) nogil
-    int thread_start(pthread_t *thread, void *(*body)(void *) noexcept nogil, void *argument) nogil
-    void thread_name() nogil
-    void crc_init()
-    uint32_t crc_add(uint32_t crc, const void *p, size_t n) nogil
-    uint32_t crc_by_table(uint32_t crc, const unsigned char *p, size_t n) nogil
-    Py_ssize_t kernel_write(int fd, const iovec *parts, int count, int64_t offset) nogil
-    int kernel_sync(int fd) nogil
-    int descriptor_copy(int fd)
-    int close_descriptor "close"(int fd)
-    int bell_open(int *fds)
-    void bell_ring(int fd) nogil
-    void bell_quiet(int fd)
-    void bell_close(int *fds)
-    uint64_t load_acquire(const uint64_t *p) nogil
-    void store_release(uint64_t *p, uint64_t v) nogil
-    uint64_t load_relaxed(const uint64_t *p) nogil
-    void store_relaxed(uint64_t *p, uint64_t v) nogil
-    void fence_acquire_() nogil
-    void fence_release_() nogil
-    void *shared_map(size_t size) nogil
-    int munmap(void *address, size_t size) nogil
+from fastsmtp._journalcalls cimport (
+    IOV_MAX, EIO, iovec, pthread_t, pthread_mutex_t, pthread_cond_t, pthread_mutex_init, pthread_mutex_lock,
+    pthread_mutex_unlock, pthread_mutex_destroy, pthread_cond_init, pthread_cond_wait, pthread_cond_signal,
+    pthread_cond_destroy, pthread_join, thread_start, thread_name, kernel_write, kernel_sync, descriptor_copy,
+    close_descriptor, bell_open, bell_ring, bell_quiet, bell_close, load_acquire, store_release, load_relaxed,
+    store_relaxed, fence_acquire_, fence_release_, shared_map, munmap,
+)
+from fastsmtp._record cimport (
+    ALIGN, BLOCK_BYTES, HEADER, K_DONE, K_END, K_MESSAGE, K_SEAL, MAGIC, PAYLOAD_MOST, Header, crc_add, crc_init, up,
+)
 
 crc_init()
 
 cdef enum:
-    K_MESSAGE = 1
-    K_SEAL = 2
-    K_END = 3
-    K_DONE = 4
-    HEADER = 32                 # bytes before a payload
-    ALIGN = 8                   # of records
-    BLOCK_BYTES = 4096          # of batches
-    PAYLOAD_MOST = 16_777_216   # bytes
     RING = 4                    # batches: one fills, one is written, the others wait for reap()
 
-MESSAGE = K_MESSAGE
-SEAL = K_SEAL
-END = K_END
-DONE = K_DONE
-HEADER_BYTES = HEADER
-BLOCK = BLOCK_BYTES
-MAX_PAYLOAD = PAYLOAD_MOST
-
-cdef const char *MAGIC = b"\x89rec"
 cdef char zeros[BLOCK_BYTES]
 memset(zeros, 0, BLOCK_BYTES)
-
-cdef struct Header:             # as it stands in the file
-    uint8_t magic[4]
-    uint32_t length
-    uint64_t epoch
-    uint32_t offset
-    uint32_t batch
-    uint8_t kind
-    uint8_t reserved[3]
-    uint32_t crc
 
 cdef struct Entry:
     Header header
@@ -343,10 +90,6 @@ cdef struct Engine:
     Header last                 # the end record of the batch under way
     Published *published
     PyObject *system            # None: the kernel
-
-
-cdef inline uint64_t up(uint64_t value, uint64_t unit) noexcept nogil:
-    return (value + unit - 1) & ~(unit - 1)
 
 
 cdef inline uint64_t room_of(uint64_t size) noexcept nogil:
@@ -935,82 +678,3 @@ cdef bint grow(Batch *batch, uint32_t pieces) noexcept:
         batch.held = <PyObject **>memory
         batch.piece_room = room
     return True
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
-
-def crc32c(data, uint32_t value=0):
-    cdef Py_buffer view
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        return <uint32_t>~crc_add(~value, view.buf, <size_t>view.len)
-    finally:
-        PyBuffer_Release(&view)
-
-
-def crc32c_by_table(bytes data not None, uint32_t value=0):
-    return <uint32_t>~crc_by_table(
-        ~value, <const unsigned char *>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data)
-    )
-
-
-cdef inline bint is_header(const char *p, uint64_t epoch, uint64_t offset) noexcept nogil:
-    cdef Header header
-    if memcmp(p, MAGIC, 4) != 0:
-        return False
-    memcpy(&header, p, HEADER)
-    return (
-        header.epoch == epoch
-        and header.offset == offset
-        and header.batch <= header.offset
-        and K_MESSAGE <= header.kind <= K_DONE
-        and header.length <= PAYLOAD_MOST
-    )
-
-
-def scan(bytes data not None, *, uint64_t base, uint64_t epoch, uint64_t start, bint at_batch=True):
-    cdef const char *p = PyBytes_AS_STRING(data)
-    cdef uint64_t size = <uint64_t>PyBytes_GET_SIZE(data)
-    cdef uint64_t at = start - base
-    cdef uint64_t total
-    cdef Header header
-    cdef uint32_t crc
-    cdef list found = []
-    if start < base:
-        raise ValueError("the scan begins before the data")
-    while True:
-        if at + HEADER > size:
-            return found, base + at, at_batch, HEADER
-        if not is_header(p + at, epoch, base + at):
-            return found, base + at, at_batch, 0
-        memcpy(&header, p + at, HEADER)
-        if at_batch and header.batch != header.offset:
-            return found, base + at, at_batch, 0
-        total = up(HEADER + header.length, ALIGN)
-        if at + HEADER + header.length > size:
-            return found, base + at, at_batch, total
-        crc = crc_add(0xffffffffU, p + at, HEADER - 4)
-        crc = ~crc_add(crc, p + at + HEADER, header.length)
-        if crc != header.crc:
-            return found, base + at, at_batch, 0
-        at_batch = header.kind == K_END
-        if at_batch:
-            found.append((K_END, base + at, 0, header.batch))
-            at = up(base + at + HEADER, BLOCK_BYTES) - base
-        else:
-            found.append((header.kind, base + at, header.length, header.batch))
-            at += total
-
-
-def find(bytes data not None, *, uint64_t base, uint64_t epoch, uint64_t start):
-    cdef const char *p = PyBytes_AS_STRING(data)
-    cdef uint64_t size = <uint64_t>PyBytes_GET_SIZE(data)
-    cdef uint64_t at
-    if start < base:
-        raise ValueError("the search begins before the data")
-    at = up(start, ALIGN) - base
-    while at + HEADER <= size:
-        if is_header(p + at, epoch, base + at):
-            return <int64_t>(base + at)
-        at += ALIGN
-    return -1

@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from fastsmtp import _journal
-from fastsmtp._journal import BLOCK, Writer
+from fastsmtp import _record
+from fastsmtp._journal import Writer
+from fastsmtp._record import BLOCK
 from fastsmtp.queue.disk import InlineDisk
 from fastsmtp.queue.journal import Journal, LocalSource
 from fastsmtp.queue.place import Place, Seal
@@ -104,4 +105,4 @@ def content_of(files: Files, number: int) -> bytearray:
 
 def with_format(data: bytes, version: int) -> bytes:
     changed = data[:8] + version.to_bytes(2, "little") + data[10:60]
-    return changed + _journal.crc32c(changed).to_bytes(4, "little")
+    return changed + _record.crc32c(changed).to_bytes(4, "little")

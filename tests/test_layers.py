@@ -55,7 +55,7 @@ RANKS = {
         "auth",
     ],
     4: ["policy"],
-    5: ["_journal", "queue"],
+    5: ["_record", "_journalcalls", "_journal", "queue"],
     6: ["delivery"],
     7: ["sink"],
     8: ["smtp", "pop3"],

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from fastsmtp import errors
-from fastsmtp._journal import crc32c
+from fastsmtp._record import crc32c
 from fastsmtp.queue.fileheader import SIZE_BYTES, FileHeader, Purpose, read_header
 from fastsmtp.queue.model import BodyReference
 from fastsmtp.queue.store import Space, number_of, sync_directory, write_all

@@ -10,7 +10,7 @@ import struct
 from enum import IntEnum
 
 from fastsmtp import errors
-from fastsmtp._journal import BLOCK, crc32c
+from fastsmtp._record import BLOCK, crc32c
 
 SIZE_BYTES = 64
 FORMAT = 1

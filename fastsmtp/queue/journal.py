@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fastsmtp import errors
-from fastsmtp._journal import MESSAGE, SEAL, Writer
+from fastsmtp._journal import Writer
+from fastsmtp._record import MESSAGE, SEAL
 from fastsmtp.queue.disk import Disk, storage_error
 from fastsmtp.queue.place import Place, Seal
 from fastsmtp.queue.store import Segment, Store

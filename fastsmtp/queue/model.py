@@ -184,7 +184,9 @@ def _decode(payload: bytes) -> QueuedMessage:
     at = _FIXED.size
     strings, at = _strings(payload, at, _STRINGS)
     id, sender, sender_domain, body_kind, ret, envid = strings[:6]
-    address, name, helo, listener, local_address, protocol, cipher, server_name, _ = strings[6:]
+    address, name, helo, listener, local_address, protocol, cipher, server_name, reserved = strings[6:]
+    if reserved:
+        raise ValueError("it has a string that isn't known")
     found = []
     for _ in range(recipients):
         words, at = _strings(payload, at, _RECIPIENT)
@@ -203,6 +205,8 @@ def _decode(payload: bytes) -> QueuedMessage:
     tls = None
     if flags & _TLS:
         tls = TlsFacts(protocol.decode(), cipher.decode(), bits, server_name.decode(), bool(flags & _RESUMED))
+    elif protocol or cipher or server_name or bits or flags & _RESUMED:
+        raise ValueError("it knows of TLS, and there was none")
     envelope = Envelope(
         sender, sender_domain, declared, body_kind, bool(flags & _SMTPUTF8), ret, envid, found
     )

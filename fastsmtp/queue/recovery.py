@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fastsmtp import errors
-from fastsmtp._journal import BLOCK, END, HEADER_BYTES, MAX_PAYLOAD, SEAL, find, scan
+from fastsmtp._record import BLOCK, END, HEADER_BYTES, MAX_PAYLOAD, SEAL, find, scan
 from fastsmtp.queue.fileheader import FileHeader, read_header
 from fastsmtp.queue.place import Place, Seal, decode_seal
 from fastsmtp.queue.store import Store, sync_directory, write_all

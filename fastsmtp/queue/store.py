@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastsmtp import errors
-from fastsmtp._journal import BLOCK
+from fastsmtp._record import BLOCK
 from fastsmtp.queue.fileheader import FileHeader, Purpose
 
 # One sync of metadata for 64 MiB of mail: at 4 kB a message it is seen by none in 10,000.

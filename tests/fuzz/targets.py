@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fastsmtp import _dnscodec, _journal, _parser, _session
+from fastsmtp import _dnscodec, _parser, _record, _session
 from fastsmtp import reply as replies
 from fastsmtp._body import HeaderScanner
 from fastsmtp._signatures import Signatures, SignatureScanner
@@ -266,7 +266,7 @@ def segment(data: bytes) -> None:
     Nothing raises; each record is found as it was written, or lies in a fault; compiled and reference agree.
     """
     image = bytearray(
-        FileHeader(Purpose.MAIL, SEGMENT_EPOCH, 1, 0, 0, "0.1.0").encode().ljust(_journal.BLOCK, b"\0")
+        FileHeader(Purpose.MAIL, SEGMENT_EPOCH, 1, 0, 0, "0.1.0").encode().ljust(_record.BLOCK, b"\0")
     )
     written: dict[int, bytes] = {}
     batch = len(image)
@@ -277,16 +277,16 @@ def segment(data: bytes) -> None:
         payload = bytes([word]) * (next(words, 0) * (1 + word % 4))
         if word % 5:
             written[len(image)] = payload
-            image += reference_journal.record(SEGMENT_EPOCH, len(image), batch, _journal.MESSAGE, payload)
+            image += reference_journal.record(SEGMENT_EPOCH, len(image), batch, _record.MESSAGE, payload)
         else:
-            image += reference_journal.record(SEGMENT_EPOCH, len(image), batch, _journal.END, b"")
-            image += bytes(-len(image) % _journal.BLOCK)
+            image += reference_journal.record(SEGMENT_EPOCH, len(image), batch, _record.END, b"")
+            image += bytes(-len(image) % _record.BLOCK)
             batch = len(image)
     pristine = bytes(image)
     for word in words:
         # A flipped bit, or a sector of zeros, anywhere behind the header.
         at = (word << 16 | next(words, 0) << 8 | next(words, 0)) % len(image)
-        if at < _journal.BLOCK:
+        if at < _record.BLOCK:
             continue
         if word & 1:
             image[at] ^= 1 << (word >> 1 & 7)

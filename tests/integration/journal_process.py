@@ -20,7 +20,7 @@ import random
 import time
 from typing import Any
 
-from fastsmtp import _journal
+from fastsmtp import _journal, _record
 from fastsmtp.queue.bodies import Bodies, BodyFile
 from fastsmtp.queue.disk import ThreadDisk
 from fastsmtp.queue.fileheader import SIZE_BYTES
@@ -102,7 +102,7 @@ async def send(
             file = spooled.pop()
             text = content(name, 70_000)
             system.pwrite(file.fd, text, SIZE_BYTES)
-            record = body_name(name, file.number, file.epoch, _journal.crc32c(text), len(text))
+            record = body_name(name, file.number, file.epoch, _record.crc32c(text), len(text))
             future = journal.append([record], file.fd)
             os.close(file.fd)
             body = str(file.number)

@@ -13,8 +13,9 @@ import sys
 
 import pytest
 
-from fastsmtp import _journal, errors
-from fastsmtp._journal import BLOCK, Writer
+from fastsmtp import _record, errors
+from fastsmtp._journal import Writer
+from fastsmtp._record import BLOCK
 from fastsmtp.queue.disk import ThreadDisk
 from fastsmtp.queue.journal import RETRY_S, Journal, LocalSource
 from fastsmtp.queue.place import Place
@@ -63,7 +64,7 @@ def test_what_no_segment_holds_is_an_error_of_its_own() -> None:
         desk = await Desk(simulated(), size_bytes=BLOCK * 4).start()
         big = desk.journal.append([bytes(BLOCK * 3)])
         after = desk.journal.append([b"after"])
-        bigger = desk.journal.append([bytes(_journal.MAX_PAYLOAD + 1)])
+        bigger = desk.journal.append([bytes(_record.MAX_PAYLOAD + 1)])
         await desk.step(3)
         with pytest.raises(ValueError, match="bigger than a segment"):
             big.result()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fastsmtp import _journal, errors
+from fastsmtp import _journal, _record, errors
 from fastsmtp.queue.bodies import Bodies
 from fastsmtp.queue.disk import InlineDisk
 from fastsmtp.queue.done import Done, DoneLog, Outcome, read_done
@@ -102,8 +102,8 @@ class Run:
                 seals=found.seals,
             )
             for store, writer, kind, found in (
-                (self.mail, writers[0], _journal.MESSAGE, mail_found),
-                (self.done_store, writers[1], _journal.DONE, done_found),
+                (self.mail, writers[0], _record.MESSAGE, mail_found),
+                (self.done_store, writers[1], _record.DONE, done_found),
             )
         ]  # fmt: skip
         for journal in journals:
@@ -165,7 +165,7 @@ class Run:
             self.files.pwrite(body.fd, text, SIZE_BYTES)
         except OSError as error:
             raise errors.StorageFailed from error
-        reference = f"{name} spooled {body.number} {body.epoch} {_journal.crc32c(text)} {len(text)} ".encode()
+        reference = f"{name} spooled {body.number} {body.epoch} {_record.crc32c(text)} {len(text)} ".encode()
         future = journal.append([hashlib.sha256(reference).digest(), reference], body.fd)
         # The journal has its own descriptor.
         self.files.close(body.fd)
@@ -345,7 +345,7 @@ def test_a_second_start_finds_the_same(seed: int) -> None:
         segment = mail.prepare(files)
         writer: _journal.Writer[Seal] = _journal.Writer(system=files, is_threaded=False)
         for seal in again.seals:
-            writer.append([seal.encode()], seal, kind=_journal.SEAL)
+            writer.append([seal.encode()], seal, kind=_record.SEAL)
         writer.use(segment.fd, number=segment.number, epoch=segment.epoch, size=segment.size_bytes)
         writer.step()
         files.close(segment.fd)

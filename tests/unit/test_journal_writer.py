@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from fastsmtp import _journal
-from fastsmtp._journal import BLOCK, HEADER_BYTES, MESSAGE, Progress, Writer
+from fastsmtp import _record
+from fastsmtp._journal import Progress, Writer
+from fastsmtp._record import BLOCK, HEADER_BYTES, MESSAGE
 from tests.fakes.files import Files
 from tests.journaling import EPOCH, QUEUE, failing, simulated
 
@@ -31,8 +32,8 @@ from tests.journaling import EPOCH, QUEUE, failing, simulated
     ],
 )
 def test_crc32c_is_castagnolis(data: bytes, expected: int) -> None:
-    assert _journal.crc32c(data) == expected
-    assert _journal.crc32c_by_table(data) == expected
+    assert _record.crc32c(data) == expected
+    assert _record.crc32c_by_table(data) == expected
 
 
 def test_crc32c_goes_on_from_a_part_and_is_the_same_with_and_without_the_instruction() -> None:
@@ -40,9 +41,9 @@ def test_crc32c_goes_on_from_a_part_and_is_the_same_with_and_without_the_instruc
     for size in range(0, 70):
         data = dice.randbytes(size)
         cut = dice.randrange(size + 1)
-        whole = _journal.crc32c_by_table(data)
-        assert _journal.crc32c(data[cut:], _journal.crc32c(data[:cut])) == whole
-        assert _journal.crc32c(memoryview(data)) == _journal.crc32c(bytearray(data)) == whole
+        whole = _record.crc32c_by_table(data)
+        assert _record.crc32c(data[cut:], _record.crc32c(data[:cut])) == whole
+        assert _record.crc32c(memoryview(data)) == _record.crc32c(bytearray(data)) == whole
 
 
 class Bench:
@@ -64,7 +65,7 @@ class Bench:
         return bytes(self.files.tree.contents[self.files._file(self.fd)])
 
     def records(self) -> list[tuple[int, int, int, int]]:
-        found, *_ = _journal.scan(self.data(), base=0, epoch=EPOCH, start=BLOCK)
+        found, *_ = _record.scan(self.data(), base=0, epoch=EPOCH, start=BLOCK)
         return found
 
 
@@ -77,7 +78,7 @@ def test_what_is_appended_before_a_step_shares_one_write_and_one_sync() -> None:
     assert bench.writer.reap() == [(0, 0, 4096, 9), (1, 0, 4144, 9), (2, 0, 4192, 9)]
     assert bench.files.calls == {"open": 1, "pwritev": 1, "fsync": 1}
     assert [record[:3] for record in bench.records()] == [
-        (MESSAGE, 4096, 9), (MESSAGE, 4144, 9), (MESSAGE, 4192, 9), (_journal.END, 4240, 0)
+        (MESSAGE, 4096, 9), (MESSAGE, 4144, 9), (MESSAGE, 4192, 9), (_record.END, 4240, 0)
     ]  # fmt: skip
     assert bench.data()[4096 + HEADER_BYTES :][:9] == b"head body"
 
@@ -144,7 +145,7 @@ def test_a_short_write_is_gone_on_with() -> None:
     bench.writer.append([b"x" * 5000], "x")
     bench.writer.step()
     assert bench.writer.reap() == [("x", 0, 4096, 5000)]
-    assert [record[:3] for record in bench.records()] == [(MESSAGE, 4096, 5000), (_journal.END, 9128, 0)]
+    assert [record[:3] for record in bench.records()] == [(MESSAGE, 4096, 5000), (_record.END, 9128, 0)]
 
 
 @pytest.mark.parametrize("raised", [OSError(0, "no number"), ValueError("not of the system")])
@@ -188,7 +189,7 @@ def test_a_batch_of_which_no_body_could_be_synced_leaves_no_hole() -> None:
     bench.writer.append([b"next"], "next")
     bench.writer.step()
     assert [record[:2] for record in bench.records()] == [
-        (_journal.END, 4096), (MESSAGE, 8192), (_journal.END, 8232)
+        (_record.END, 4096), (MESSAGE, 8192), (_record.END, 8232)
     ]  # fmt: skip
 
 
@@ -218,9 +219,9 @@ def test_the_writer_refuses_what_makes_no_sense() -> None:
     with pytest.raises(TypeError, match="bytes"):
         bench.writer.append([bytearray(3)], "x")  # type: ignore[list-item]
     with pytest.raises(ValueError, match="16 MiB"):
-        bench.writer.append([bytes(_journal.MAX_PAYLOAD), b"x"], "x")
+        bench.writer.append([bytes(_record.MAX_PAYLOAD), b"x"], "x")
     with pytest.raises(ValueError, match="kind"):
-        bench.writer.append([b""], "x", kind=_journal.END)
+        bench.writer.append([b""], "x", kind=_record.END)
     with pytest.raises(RuntimeError, match="in use"):
         bench.use(bench.fd)
     bench.writer.append([b""], "x")
@@ -296,7 +297,7 @@ def test_more_pieces_than_one_system_call_takes(segment_fd: int) -> None:
     assert writer.batches == 1
     writer.close()
     data = os.pread(segment_fd, 1 << 20, 0)
-    found, *_ = _journal.scan(data, base=0, epoch=EPOCH, start=BLOCK)
+    found, *_ = _record.scan(data, base=0, epoch=EPOCH, start=BLOCK)
     assert len(found) == 1501
     assert [record[1] for record in found[:-1]] == [offset for _, _, offset, _ in over]
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsmtp import _journal, errors
-from fastsmtp._journal import Writer, crc32c
+from fastsmtp import _record, errors
+from fastsmtp._journal import Writer
+from fastsmtp._record import crc32c
 from fastsmtp.address import Address
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy.facts import Client, Facts, Origin, TlsFacts
@@ -337,7 +338,7 @@ class Log:
         self.reported: list[Exception] = []
         self.journal = Journal(
             LocalSource(self.store, InlineDisk(self.files)),
-            loop=asyncio.get_running_loop(), clock=lambda: self.clock.now, writer=self.writer, kind=_journal.DONE,
+            loop=asyncio.get_running_loop(), clock=lambda: self.clock.now, writer=self.writer, kind=_record.DONE,
         )  # fmt: skip
         loop: Any = self.clock
         self.log = DoneLog(

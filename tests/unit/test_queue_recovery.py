@@ -8,7 +8,7 @@ import os
 import pytest
 
 from fastsmtp import errors
-from fastsmtp._journal import BLOCK, HEADER_BYTES, MESSAGE, SEAL
+from fastsmtp._record import BLOCK, HEADER_BYTES, MESSAGE, SEAL
 from fastsmtp.queue.fileheader import FORMAT, SIZE_BYTES, Purpose, read_header
 from fastsmtp.queue.place import Place, Seal, decode_seal
 from fastsmtp.queue.recovery import read_between, read_record, recover

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastsmtp import errors
-from fastsmtp._journal import BLOCK
+from fastsmtp._record import BLOCK
 from fastsmtp.queue.fileheader import FORMAT, SIZE_BYTES, FileHeader, Purpose, read_header
 from fastsmtp.queue.store import number_of
 from tests.journaling import QUEUE, failing, simulated, store_in, with_format

@@ -98,6 +98,7 @@ class Settings:
                 "mail", "helo", "ptr"
     signatures  of policy.signatures.file; None where there are none, or the rule is off
     tls         certificates and versions of this listener; whether TLS is offered says listen.tls
+    is_compatible   qmail's reply codes where they differ from ours
     """
 
     hostname: str
@@ -116,6 +117,7 @@ class Settings:
     rhsbl: Mapping[str, tuple[Zone, ...]] = field(default_factory=dict)
     signatures: Signatures | None = None
     tls: Tls = field(default_factory=Tls)
+    is_compatible: bool = False
 
 
 def list_paths(config: Config) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from fastsmtp.policy.decision import Decision, Held, Tag
 
 NO_LISTS: frozenset[bytes] = frozenset()
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
+NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
 
 
 class Phase(IntEnum):
@@ -80,11 +81,13 @@ class Client:
     has_pass     waited and delivered within greeting_pass_h
     connections  open ones of this client, this one included, all workers together
     rates        events in the last minute by decision.Token, before the one under decision; 0 where no limit asks
+    environment  variables of the rules file and of the process (RELAYCLIENT, DENYMAIL ...), for qmail-queue's child too
     """
 
     __slots__ = (
         "address",
         "connections",
+        "environment",
         "has_pass",
         "may_relay",
         "name",
@@ -105,6 +108,7 @@ class Client:
         self.connections = 0
         # One for all clients until a limit asks: an idle connection shall hold almost nothing.
         self.rates: Sequence[int] = NO_RATES
+        self.environment: Mapping[str, str] = NO_ENVIRONMENT
 
 
 class Facts:

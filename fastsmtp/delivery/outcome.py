@@ -1,5 +1,8 @@
 """What became of a message at a next hop: a closed set.
 
+    remote   who said so, for reports: a host name or "host [address]"; "" where there was nobody
+    source   the name of the source address that was used, "" for none
+
 Rank 6: pure; imports only reply.
 """
 
@@ -15,6 +18,8 @@ class Delivered:
     """The next hop took it.  said is its text, without codes."""
 
     said: str
+    remote: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,8 @@ class Retry:
     reply: Reply
     reason: str
     may_have_arrived: bool = False
+    remote: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,8 @@ class Failed:
 
     reply: Reply
     reason: str
+    remote: str = ""
+    source: str = ""
 
 
 Outcome = Delivered | Retry | Failed

@@ -1,0 +1,108 @@
+"""What the dispatcher hands to a delivery worker, and what it hears of it; shapes only.
+
+    dispatcher  --Job-->  shard            the message stays where it is: the shard reads segment and body file itself
+    dispatcher  <--Result--  shard         one a recipient
+
+A shard is a process; a site always goes to the same one, so every limit of a
+site lives in one place.  In the shard a Deliverer does the work:
+
+    outcomes = await deliverer.deliver(stored, recipients, dest)
+
+Rank 6: pure.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from fastsmtp.delivery.outcome import Outcome
+from fastsmtp.message import Envelope, Recipient
+from fastsmtp.queue.model import Origins
+from fastsmtp.queue.place import Place
+
+
+class Job(NamedTuple):
+    """Recipients of one message that go to the same site.
+
+    place       of the message's record
+    deliver     their DEST, as Recipient.deliver has it
+    site        what they have in common: site_of(deliver, domain)
+    recipients  their places in the envelope, from 0, rising
+    attempt     1 the first time
+    """
+
+    place: Place
+    deliver: str
+    site: str
+    recipients: tuple[int, ...]
+    attempt: int
+
+
+class Result(NamedTuple):
+    """What became of one recipient of a job.
+
+    outcome   delivery.outcome: Delivered, Retry or Failed, with `remote` and `source` where there were any
+    """
+
+    place: Place
+    recipient: int
+    outcome: Outcome
+
+
+class Stored(Protocol):
+    """A message of the queue as a Deliverer reads it.  It can be read more than once, and by several at a time.
+
+    id           as the client heard it
+    accepted_ms  milliseconds since 1970
+    origins      who the client was: enough for XCLIENT, XFORWARD, PROXY, and for choosing a source
+    prefix       the header fields that we add, CRLF
+    size_bytes   of the body as it is read
+    tail         its last two bytes; b"" of an empty one
+    """
+
+    id: str
+    accepted_ms: int
+    envelope: Envelope
+    origins: Origins
+    prefix: bytes
+
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def tail(self) -> bytes: ...
+    @property
+    def ends_with_crlf(self) -> bool: ...
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The body in pieces, CRLF, none empty.  Raises errors.QueueDamaged, errors.StorageFailed: deliver nothing."""
+
+    def blocking_pieces(self, system: Any) -> Iterator[bytes]:
+        """The same for a job that runs on the disk already; `system` is os."""
+
+
+class Deliverer(Protocol):
+    """Delivers to one kind of site or to all; one a shard.
+
+    deliver() gives one Outcome a recipient, in order.  It never raises for what the world does: that is a
+    Retry.  It keeps the site's limits (connections, rate, back-off) itself and may wait for them as long as
+    it likes: the dispatcher sends no more jobs of a site than its window.  Cancelled at a stop: then nothing
+    is known, and the job is repeated with the next start.
+    """
+
+    async def deliver(
+        self, stored: Stored, recipients: Sequence[Recipient], dest: str
+    ) -> Sequence[Outcome]: ...
+
+    async def close(self) -> None:
+        """Give back connections and files."""
+
+
+def site_of(deliver: str, domain: str) -> str:
+    """What limits are kept for: the domain of mail that goes to the world, else the place itself."""
+    return f"mx:{domain}" if deliver == "mx" else deliver
+
+
+def shard_of(site: str, shards: int) -> int:
+    """Which shard has this site: the same in every process and after every start."""
+    return zlib.crc32(site.encode()) % shards

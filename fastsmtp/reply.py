@@ -78,6 +78,11 @@ class Reply:
         enhanced = f"4{self.enhanced[1:]}" if self.enhanced else ""
         return Reply(self.code - 100 if self.code in _HAS_TWIN else 450, enhanced, *self.lines)
 
+    def as_qmail(self) -> "Reply":
+        """The same refusal with the codes that qmail-smtpd and its patches give it (compatible = true)."""
+        codes = _QMAIL.get((self.code, self.enhanced))
+        return self if codes is None else Reply(*codes, *self.lines)
+
     def as_greeting(self) -> "Reply":
         """The same refusal as the greeting may say it: 554, or 421 (RFC 5321 sections 3.1 and 4.3.2)."""
         if self.code in (421, 554) or self.is_positive:
@@ -87,6 +92,16 @@ class Reply:
 
 # 5xx codes whose 4xx twin is an SMTP code as well: 550/450, 551 has none, 552/452, 554/454 means TLS.
 _HAS_TWIN = frozenset({550, 552})
+
+# Ours -> those of qmail-smtpd 1.03, tls.patch, antispam4, mfcheck and viruscan, whose replies scripts match on.
+_QMAIL = {
+    (550, "5.7.1"): (553, "5.7.1"),
+    (550, "5.1.8"): (553, "5.7.1"),
+    (550, "5.7.25"): (553, "5.7.1"),
+    (550, "5.7.27"): (553, "5.7.1"),
+    (554, "5.7.1"): (552, "5.3.4"),
+    (451, "4.4.3"): (451, "4.3.0"),
+}
 
 
 def _wire_line(line: str) -> bytes:
@@ -142,6 +157,11 @@ def client_listed(address: str, zone: str, reason: str = "") -> Reply:
 def domain_listed(what: str, domain: str, zone: str, reason: str = "") -> Reply:
     """550 5.7.1: a list names a domain of the client's; what is "sender", "HELO" or "reverse name"."""
     return Reply(550, "5.7.1", f"The domain {domain} ({what}) is listed by {zone}{_colon(reason)}")
+
+
+def by_rule(code: int, enhanced: str, text: str) -> Reply:
+    """What the operator's own rule says (RBLSMTPD); an empty text gets one."""
+    return Reply(code, enhanced, text[:400] or "Not allowed")
 
 
 def _colon(reason: str) -> str:

@@ -99,6 +99,9 @@ class Settings:
     signatures  of policy.signatures.file; None where there are none, or the rule is off
     tls         certificates and versions of this listener; whether TLS is offered says listen.tls
     is_compatible   qmail's reply codes where they differ from ours
+    relay_suffix    RELAYCLIENT: None where it isn't set; else clients may relay, and each recipient ends with it
+    rblsmtpd        RBLSMTPD, None where it isn't set: "-text" refuses, "text" defers, "" does neither
+    queue_program   QMAILQUEUE: the program in the place of a qmail-queue: destination's; "" for none
     """
 
     hostname: str
@@ -118,6 +121,9 @@ class Settings:
     signatures: Signatures | None = None
     tls: Tls = field(default_factory=Tls)
     is_compatible: bool = False
+    relay_suffix: bytes | None = None
+    rblsmtpd: str | None = None
+    queue_program: str = ""
 
 
 def list_paths(config: Config) -> tuple[str, ...]:

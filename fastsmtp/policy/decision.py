@@ -76,13 +76,17 @@ class GrantPass(Effect):
 
 
 class Route(Effect):
-    """Where the recipient under decision is delivered (a DEST), and how that place learns who the client was."""
+    """Where the recipient under decision is delivered (a DEST), and how that place learns who the client was.
 
-    __slots__ = ("deliver", "pass_client")
+    suffix  is appended to its address (RELAYCLIENT)
+    """
 
-    def __init__(self, deliver: str, pass_client: str = "none") -> None:
+    __slots__ = ("deliver", "pass_client", "suffix")
+
+    def __init__(self, deliver: str, pass_client: str = "none", suffix: bytes = b"") -> None:
         self.deliver = deliver
         self.pass_client = pass_client
+        self.suffix = suffix
 
 
 class Grant(Effect):

@@ -15,6 +15,7 @@ from fastsmtp.policy.decision import Decision, Grant, Route, passed, reject
 from fastsmtp.policy.facts import Facts, Origin
 
 _RELAY_CLIENT = passed(Grant(may_relay=True, skips_checks=True))
+_QMAIL_RELAY_CLIENT = passed(Grant(may_relay=True, skips_checks=False))
 _EXEMPT_CLIENT = passed(Grant(may_relay=False, skips_checks=True))
 _NO_RELAYING = reject(reply.NO_RELAYING)
 _UNKNOWN = reject(reply.UNKNOWN_RECIPIENT)
@@ -25,8 +26,13 @@ def know_client(facts: Facts, settings: Settings) -> Decision | None:
 
     A loopback address that a proxy or XCLIENT claims gives nothing: whoever may speak for
     other clients must not be able to turn any of them into ourselves.
+
+    RELAYCLIENT does the same; where qmail's ways are kept it exempts from what the stages say it does, and from
+    no other check.
     """
     client = facts.client
+    if settings.relay_suffix is not None:
+        return _QMAIL_RELAY_CLIENT if settings.is_compatible else _RELAY_CLIENT
     if client.origin is not Origin.SOCKET and client.address.is_loopback:
         return None
     if settings.relay and client.address in settings.relay:
@@ -40,21 +46,26 @@ def find_recipient(facts: Facts, settings: Settings) -> Decision | None:
     """RCPT: ours and known, or a relay client's; anything else is refused.
 
     postmaster is accepted without a domain and at every domain of ours (RFC 5321 section 4.5.1).
+    RELAYCLIENT's value becomes the end of the address, and rcpthosts is not asked (qmail-smtpd).
     """
     path = facts.recipient
     if path is None:
         raise ValueError("RCPT without a recipient")
     domain = path.domain
+    suffix = settings.relay_suffix
+    if suffix:
+        default = settings.deliver.default
+        return _NO_RELAYING if default == "refuse" else _to(default, "none", settings, suffix)
     if not domain:
         # <postmaster>: goes where our own postmaster's mail goes.
         domain = settings.postmaster.rpartition(b"@")[2]
         accept = settings.accept.find(domain)
-        return _routed(accept.deliver, accept.pass_client) if accept is not None else _relayed(settings)
+        return _to(accept.deliver, accept.pass_client, settings) if accept is not None else _relayed(settings)
     accept = settings.accept.find(domain)
     if accept is not None:
         known = accept.recipients
         if known is None or path.key in known or path.mailbox.lower() == b"postmaster":
-            return _routed(accept.deliver, accept.pass_client)
+            return _to(accept.deliver, accept.pass_client, settings)
         return _UNKNOWN
     if facts.client.may_relay:
         return _relayed(settings)
@@ -63,10 +74,17 @@ def find_recipient(facts: Facts, settings: Settings) -> Decision | None:
 
 def _relayed(settings: Settings) -> Decision:
     default = settings.deliver.default
-    return _NO_RELAYING if default == "refuse" else _routed(default, "none")
+    return _NO_RELAYING if default == "refuse" else _to(default, "none", settings)
+
+
+def _to(deliver: str, pass_client: str, settings: Settings, suffix: bytes = b"") -> Decision:
+    program = settings.queue_program
+    if program and deliver.startswith("qmail-queue"):
+        deliver = f"qmail-queue:{program}"
+    return _routed(deliver, pass_client, suffix)
 
 
 @lru_cache(maxsize=1024)
-def _routed(deliver: str, pass_client: str) -> Decision:
+def _routed(deliver: str, pass_client: str, suffix: bytes) -> Decision:
     """The same decision for the same place: made once, since it is the answer to nearly every RCPT."""
-    return passed(Route(deliver, pass_client))
+    return passed(Route(deliver, pass_client, suffix))

@@ -17,6 +17,7 @@ from fastsmtp.policy import (
     limits,
     message,
     mfcheck,
+    rblsmtpd,
     relay,
     reverse_dns,
     rhsbl,
@@ -75,6 +76,8 @@ def _rules(settings: Settings) -> Iterable[Stage]:
     helo_mode, reverse_mode = cast(Mode, policy.helo.mode), cast(Mode, policy.reverse_dns.mode)
     if settings.deny:
         yield Stage(score.DENY, Phase.CONNECT, clients.deny_client)
+    if settings.rblsmtpd:
+        yield Stage("rblsmtpd", Phase.CONNECT, rblsmtpd.refuse_client)
     if settings.lists:
         yield Stage("dnsbl", Phase.CONNECT, dnsbl.ask_lists, asks=True)
     yield Stage("reverse_dns", Phase.CONNECT, reverse_dns.check_reverse_name, mode=reverse_mode, asks=True)

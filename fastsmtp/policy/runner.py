@@ -128,6 +128,7 @@ class Plan:
 
     __slots__ = (
         "_by_phase",
+        "_is_compatible",
         "_is_soft",
         "_observer",
         "_report",
@@ -151,6 +152,7 @@ class Plan:
         self._observer = observer
         self._report = report
         self._is_soft = settings.policy.soft_reject
+        self._is_compatible = settings.is_compatible
         self.speaks_at = Phase[settings.policy.reject_at.upper()]
         active = [stage for stage in stages if effective_mode(stage, settings) != "off"]
         self._by_phase = tuple(
@@ -282,6 +284,8 @@ class Plan:
         """
         verdict = opinion.verdict
         name = opinion.stage or stage.name
+        if self._is_compatible and opinion.reply is not None:
+            opinion = Decision(verdict, opinion.reply.as_qmail(), opinion.effects, name)
         if stage.is_check:
             if stage.mode == "observe" or self.settings.policy.mode == "observe":
                 if verdict is not Verdict.PASS and self._report is not None:

@@ -164,6 +164,9 @@ class Conversation:
             # <postmaster> gets our own domain: no transport can do without one.
             address = self._profile.settings.postmaster
             domain = address.rpartition(b"@")[2]
+        if route.suffix:
+            address += route.suffix
+            domain = address.rpartition(b"@")[2].lower()
         recipient = Recipient(address, domain, event.notify, event.orcpt, route.deliver, route.pass_client)
         transaction = self.transaction
         if transaction is None:

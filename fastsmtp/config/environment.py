@@ -1,0 +1,94 @@
+"""The variables that tcpserver's rules and a process's environment carry, laid over a listener's Settings.
+
+The variables are those of qmail-smtpd and its patches.  What they say holds for one client's connection, so a
+rule comes to a Settings of its own, and clients of one rule share it (smtp/profile.py keeps them).
+
+    RELAYCLIENT   set: may relay; the value is appended to each recipient
+    DATABYTES     a message's limit in bytes; 0: none
+    MFCHECK       0: no look at the sender's domain; else there is one
+    RBLSMTPD      "": no DNS list is asked; "-text": 553 with this text; "text": 451
+    SIGNATURES    0: no signature is looked for (ours)
+    QMAILQUEUE    another program in qmail-queue's place
+
+A number is read as qmail reads it: leading digits, and 0 where there are none.
+
+Rank 2: pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from fastsmtp.config.settings import Settings
+
+Change = Callable[["Settings", str], "Settings"]
+
+# What no limit may pass: what C can hold, as config/toml.py has it.
+_MOST: Final = 2**53
+
+
+def apply(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    """The same settings with what the variables say laid over them; settings itself when they say nothing.
+
+    Pure: the same arguments give equal settings, and nothing that a variable can hold raises.
+    """
+    if environment:
+        for name, change in _CHANGES:
+            value = environment.get(name)
+            if value is not None:
+                settings = change(settings, value)
+    return settings
+
+
+def relevant(environment: Mapping[str, str]) -> tuple[str | None, ...]:
+    """What apply() would read of it: equal tuples come to equal settings."""
+    return tuple([environment.get(name) for name in KNOWN])
+
+
+def number(text: str) -> int:
+    """Leading decimal digits; 0 where there are none."""
+    found = re.match(r"[0-9]{1,20}", text)
+    return min(int(found[0]), _MOST) if found else 0
+
+
+def _relay_client(settings: Settings, value: str) -> Settings:
+    return replace(settings, relay_suffix=value.encode("utf-8", "surrogateescape"))
+
+
+def _databytes(settings: Settings, value: str) -> Settings:
+    return replace(settings, limits=replace(settings.limits, message_bytes=number(value)))
+
+
+def _mfcheck(settings: Settings, value: str) -> Settings:
+    rule = replace(settings.policy.mfcheck, mode="enforce" if number(value) else "off")
+    return replace(settings, policy=replace(settings.policy, mfcheck=rule))
+
+
+def _rblsmtpd(settings: Settings, value: str) -> Settings:
+    """The rule has the last word on lists of addresses: it knows the client by name."""
+    return replace(settings, lists=(), rblsmtpd=value)
+
+
+def _signatures(settings: Settings, value: str) -> Settings:
+    return settings if number(value) else replace(settings, signatures=None)
+
+
+def _qmailqueue(settings: Settings, value: str) -> Settings:
+    return replace(settings, queue_program=value)
+
+
+# In the order in which they lie over each other.
+_CHANGES: Final[tuple[tuple[str, Change], ...]] = (
+    ("RELAYCLIENT", _relay_client),
+    ("DATABYTES", _databytes),
+    ("MFCHECK", _mfcheck),
+    ("RBLSMTPD", _rblsmtpd),
+    ("SIGNATURES", _signatures),
+    ("QMAILQUEUE", _qmailqueue),
+)
+KNOWN: Final = tuple(name for name, _ in _CHANGES)
+"""The variables that change what we do; any other is for qmail-queue's child."""

@@ -42,6 +42,8 @@ def check(
     checker.certificates()
     checker.accepted()
     checker.destinations()
+    checker.sources()
+    checker.routes()
     checker.relayed()
     checker.signatures()
     checker.log()
@@ -194,7 +196,9 @@ class _Checker:
         seen: dict[str, int] = {}
         for index, accept in enumerate(self.config.accept):
             place = ("accept", index)
-            is_homeless = not accept.deliver and self.config.deliver.default == "refuse"
+            is_homeless = (
+                not accept.deliver and self.config.deliver.default == "refuse" and not self.config.route
+            )
             if is_homeless and self.is_sound(*place, "deliver") and self.is_sound("deliver", "default"):
                 self.fault(
                     place, "has no deliver, and deliver.default is refuse: its mail has no place to go"
@@ -206,8 +210,11 @@ class _Checker:
                         (*place, "domain", number), f"{domain} stands in an earlier [[accept]], which wins"
                     )
             kind = self.dest(accept.deliver or self.config.deliver.default).kind
+            kinds = {kind}
+            if not accept.deliver:
+                kinds |= {self.dest(route.deliver).kind for route in self.config.route if route.deliver}
             is_passed = accept.pass_client != NOBODY
-            if is_passed and kind not in ("smtp", "lmtp", "lmtp+unix"):
+            if is_passed and kinds.isdisjoint(("smtp", "lmtp", "lmtp+unix")):
                 self.fault(
                     (*place, "pass_client"),
                     f"{accept.pass_client} needs an smtp or lmtp next hop, not {kind}",
@@ -230,6 +237,11 @@ class _Checker:
             for index, accept in enumerate(self.config.accept)
             if accept.deliver
         ]
+        places += [
+            (("route", index, "deliver"), route.deliver)
+            for index, route in enumerate(self.config.route)
+            if route.deliver
+        ]
         for place, text in places:
             dest = self.dest(text)
             if not dest.host:
@@ -239,6 +251,75 @@ class _Checker:
                 self.fault(place, f"{text} is this server itself")
             if dest.kind == "lmtp" and dest.port == 25:
                 self.warn(place, f"{text}: LMTP is not spoken on port 25 (RFC 2033 section 5)")
+
+    def sources(self) -> None:
+        """Each source once, with an address."""
+        seen: dict[str, int] = {}
+        for index, source in enumerate(self.config.source):
+            place = ("source", index)
+            if seen.setdefault(source.name, index) != index and self.is_sound(*place, "name"):
+                self.fault((*place, "name"), f"{source.name!r} is another source's name")
+            if not source.ipv4 and not source.ipv6 and self.is_sound(*place):
+                self.fault(place, "has neither ipv4 nor ipv6")
+
+    def routes(self) -> None:
+        """Routes name listeners and sources that are there, and lead somewhere."""
+        config = self.config
+        listeners = {listen.name for listen in config.listen}
+        sources = {source.name for source in config.source}
+        for index, route in enumerate(config.route):
+            place = ("route", index)
+            if not route.deliver and config.deliver.default == "refuse" and self.is_sound(*place, "deliver"):
+                self.fault(
+                    place, "has no deliver, and deliver.default is refuse: its mail has no place to go"
+                )
+            for number, name in enumerate(route.listener):
+                if name not in listeners:
+                    self.fault((*place, "listener", number), f"there is no listener {name!r}")
+            for name, _ in route.sources:
+                if name not in sources:
+                    self.fault((*place, "sources", name), f"there is no [[source]] {name!r}")
+            kind = self.dest(route.deliver or config.deliver.default).kind
+            goes_out = kind in ("mx", "smtp", "lmtp")
+            if route.sources and not goes_out and self.is_sound(*place, "deliver"):
+                self.fault((*place, "sources"), f"there is no address to choose for {kind}")
+            if route.tls != "opportunistic" and not goes_out and self.is_sound(*place, "deliver"):
+                self.fault((*place, "tls"), f"there is no TLS with {kind}")
+            if route.ca and route.tls != "verified":
+                self.fault((*place, "ca"), 'is asked only where tls = "verified"')
+            elif route.ca and self.is_sound(*place, "ca"):
+                self.certificate_file((*place, "ca"), route.ca)
+            is_last = not (route.sender or route.destination or route.listener)
+            if is_last and index + 1 < len(config.route):
+                self.warn(place, "fits all mail, so no route behind it is ever asked")
+        self.client_certificate()
+        self.direct()
+
+    def client_certificate(self) -> None:
+        remote = self.config.remote
+        if remote.key and not remote.certificate:
+            self.fault(("remote", "key"), NO_CERTIFICATE)
+        elif remote.certificate and self.is_sound("remote"):
+            self.certificate_file(("remote", "certificate"), remote.certificate)
+            which = "key" if remote.key else "certificate"
+            self.key_file(("remote", which), remote.key or remote.certificate)
+        if remote.pause_max_s < remote.pause_s:
+            self.fault(("remote", "pause_max_s"), "must not be less than remote.pause_s")
+
+    def direct(self) -> None:
+        """To the world only from the queue: a site's answer may take longer than a client waits."""
+        config = self.config
+        reason = "mx needs the queue (queue = true): before the 250 mail goes to one next hop"
+        if not config.deliver.queue:
+            if config.deliver.default == "mx":
+                self.fault(("deliver", "default"), reason)
+            for index, route in enumerate(config.route):
+                if route.deliver == "mx":
+                    self.fault(("route", index, "deliver"), reason)
+        for index, accept in enumerate(config.accept):
+            is_queued = config.deliver.queue if accept.queue is None else accept.queue
+            if accept.deliver == "mx" and not is_queued:
+                self.fault(("accept", index, "deliver"), reason)
 
     def log(self) -> None:
         directory, slash, _ = self.config.log.to.rpartition("/")

@@ -13,7 +13,7 @@ from typing import Final
 from fastsmtp.config import notbuilt
 from fastsmtp.config.dest import parse_dest
 from fastsmtp.config.endpoint import is_ipv4, is_ipv6, parse_endpoint, parse_host_port
-from fastsmtp.config.names import parse_accept_domain, parse_host_name, parse_mailbox_key
+from fastsmtp.config.names import parse_accept_domain, parse_host_name, parse_mailbox_key, parse_sender
 from fastsmtp.config.zones import parse_answers
 
 # RFC 5322 section 2.2 allows more; no program that reads the field needs it.
@@ -93,6 +93,22 @@ def _python_stage(text: str) -> None:
         raise ValueError(f"{text!r} is not MODULE:FUNCTION, as mysite.rules:no_printers")
 
 
+def _ipv4(text: str) -> None:
+    if not is_ipv4(text):
+        raise ValueError(f"{text!r} is no IPv4 address")
+
+
+def _ipv6(text: str) -> None:
+    if not is_ipv6(text):
+        raise ValueError(f"{text!r} is no IPv6 address")
+
+
+def _ciphers(text: str) -> None:
+    """Only the alphabet; whether OpenSSL knows them is looked at where TLS is."""
+    if not re.fullmatch(r"[A-Za-z0-9_+!:@=., -]+", text):
+        raise ValueError(f"{text!r} is no list of ciphers")
+
+
 def _any(parse: Callable[[str], object]) -> Callable[[str], None]:
     def check(text: str) -> None:
         parse(text)
@@ -102,21 +118,26 @@ def _any(parse: Callable[[str], object]) -> Callable[[str], None]:
 
 FORMS: Final[Mapping[str, Callable[[str], None]]] = {
     "answer": _any(parse_answers),
+    "ciphers": _ciphers,
     "dest": _any(parse_dest),
+    "destination": _any(parse_accept_domain),
     "dns_server": _dns_server,
     "domain": _any(parse_accept_domain),
     "endpoint": _any(parse_endpoint),
     "header_name": _header_name,
     "hostname": _any(parse_host_name),
+    "ipv4": _ipv4,
+    "ipv6": _ipv6,
     "log_target": _log_target,
     "mailbox": _any(parse_mailbox_key),
     "network": check_network,
     "path": _path,
     "python_stage": _python_stage,
     "recipients": _recipients,
+    "sender": _any(parse_sender),
     "server_name": _server_name,
     "word": _word,
     "zone": _zone,
 }
-LISTS: Final = frozenset({"domain", "network"})
+LISTS: Final = frozenset({"domain", "destination", "network", "sender"})
 """Forms whose list may name files: an entry that begins with "/" is a file with one entry a line."""

@@ -13,54 +13,17 @@ Rank 2, and cheap to import: no msgspec, no look at the machine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
+
+from fastsmtp.config.about import about
+from fastsmtp.config.outgoing import Remote, Route, Source
 
 ANY_DOMAIN: Final = "*"
 """In Accept.domain: every domain.  For the trial and for programs; a file can't say it: an open relay."""
 
 NOBODY: Final = "none"
 """Accept.pass_client: the next hop is told of nobody but us."""
-
-
-def about(
-    doc: str,
-    *,
-    unit: str = "",
-    low: float | None = None,
-    high: float | None = None,
-    fewest: int = 0,
-    choices: tuple[str, ...] = (),
-    form: str = "",
-    shown: str = "",
-    example: str = "",
-    precedent: str = "",
-) -> Mapping[str, Any]:
-    """Metadata of one key.
-
-    doc        one clause, as it stands in the example and the docs
-    unit       s, h, bytes ...: also the end of the key's name where the design has one there
-    low, high  the range, both ends allowed
-    fewest     entries that a list must have
-    choices    the only values
-    form       the grammar of a text, or of each text of a list: a name in forms.FORMS
-    shown      words for a default that is no value
-    example    a TOML value to show in the docs
-    precedent  who has the same default, or the RFC section that asks for it
-    """
-    return {
-        "doc": doc,
-        "unit": unit,
-        "low": low,
-        "high": high,
-        "fewest": fewest,
-        "choices": choices,
-        "form": form,
-        "shown": shown,
-        "example": example,
-        "precedent": precedent,
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -500,7 +463,10 @@ class Accept:
     deliver: str = field(
         default="",
         metadata=about(
-            "where its mail goes", form="dest", shown="deliver.default", example='"lmtp://127.0.0.1:24"'
+            "where its mail goes",
+            form="dest",
+            shown="by [[route]], else deliver.default",
+            example='"lmtp://127.0.0.1:24"',
         ),
     )
     queue: bool | None = field(
@@ -521,7 +487,8 @@ class Deliver:
     default: str = field(
         default="refuse",
         metadata=about(
-            "for what relay clients send elsewhere, and for an [[accept]] without its own", form="dest"
+            "for what no [[route]] fits: what relay clients send elsewhere, and an [[accept]] without its own",
+            form="dest",
         ),
     )
     queue: bool = field(default=True, metadata=about("false: hand over before the 250 (--no-queue)"))
@@ -604,6 +571,9 @@ class Config:
     relay: Relay = Relay()
     accept: tuple[Accept, ...] = ()
     deliver: Deliver = Deliver()
+    remote: Remote = Remote()  # noqa: RUF009 - frozen
+    source: tuple[Source, ...] = ()
+    route: tuple[Route, ...] = ()
     dns: Dns = Dns()
     policy: Policy = Policy()
     log: Log = Log()

@@ -64,6 +64,20 @@ def parse_mailbox_key(text: str) -> bytes:
     return f"{local}@{parse_host_name(domain)}".encode()
 
 
+def parse_sender(text: str) -> str:
+    """A sender of a [[route]]: "a@example.org", "@example.org", "@.example.org", or "" for "<>", the null path.
+
+    Lower-case, A-labels; ValueError with one clause.
+    """
+    if text == "<>":
+        return ""
+    if text.startswith("@"):
+        return "@" + parse_accept_domain(text[1:])
+    if "@" not in text:
+        raise ValueError(f'{text!r} is neither an address nor "@" and a domain')
+    return parse_mailbox_key(text).decode()
+
+
 @lru_cache(maxsize=1024)
 def spellings(domain: str) -> tuple[str, ...]:
     """The domain, and its U-label form if it has one: with SMTPUTF8 a client may send either (RFC 6531)."""

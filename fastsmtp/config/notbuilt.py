@@ -23,15 +23,13 @@ KEYS: Final = frozenset({
     "policy.require_tls",
     "policy.p0f",
     "metrics",
-    "source",
-    "route",
 })  # fmt: skip
 
 VALUES: Final = frozenset({
     ("accept.recipients", "ask"),
 })  # fmt: skip
 
-DESTS: Final = frozenset({"qmail-queue", "pipe", "mx"})
+DESTS: Final = frozenset({"qmail-queue", "pipe"})
 
 FLAGS: Final = frozenset({"--qmail", "--tcprules"})
 

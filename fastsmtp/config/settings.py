@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastsmtp.address import Networks
+from fastsmtp.config.dest import parse_dest
 from fastsmtp.config.forms import check_network
 from fastsmtp.config.lists import Lists, checked, parse_recipients, parse_signatures
 from fastsmtp.config.model import (
@@ -28,7 +29,15 @@ from fastsmtp.config.model import (
     SignatureRule,
     Tls,
 )
-from fastsmtp.config.names import parse_accept_domain, parse_domain_name, parse_mailbox_key, spellings
+from fastsmtp.config.names import (
+    parse_accept_domain,
+    parse_domain_name,
+    parse_host_name,
+    parse_mailbox_key,
+    parse_sender,
+    spellings,
+)
+from fastsmtp.config.routes import Route, RouteTable, Routing, Rule, Source
 from fastsmtp.config.zones import Answers, Zone
 from fastsmtp.errors import ConfigError
 
@@ -40,7 +49,7 @@ if TYPE_CHECKING:
 class Accept:
     """What one [[accept]] says of a domain.
 
-    deliver     DEST
+    deliver     DEST; "": by the routes
     recipients  None: any; else the set of keys (Path.key) that exist
     """
 
@@ -92,6 +101,7 @@ class Settings:
     hostname    greeting, Received
     postmaster  key form (bytes) of the address that <postmaster> without a domain stands for
     relay       clients that may send anywhere
+    routing     where a recipient's mail goes, by accept and [[route]]
     exempt      clients that skip checks (policy.exempt, policy.clients.allow)
     deny        clients that are refused (policy.clients.deny)
     lists       DNS lists of addresses, dnswl first;  rhsbl  those of domains, by what is looked up:
@@ -115,6 +125,7 @@ class Settings:
     proxy_from: Networks
     xclient_from: Networks
     accept: AcceptTable
+    routing: Routing
     deny: Networks = field(default_factory=Networks)
     lists: tuple[Zone, ...] = ()
     rhsbl: Mapping[str, tuple[Zone, ...]] = field(default_factory=dict)
@@ -158,6 +169,9 @@ def _lists(config: Config) -> Iterable[tuple[str, ...]]:
         yield listen.xclient_from
     for accept in config.accept:
         yield accept.domain
+    for route in config.route:
+        yield route.sender
+        yield route.destination
 
 
 def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
@@ -169,6 +183,7 @@ def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
     compiler = _Compiler(lists)
     relay = compiler.networks(config.relay.networks)
     accept = compiler.accept_table(config)
+    routing = Routing(accept, compiler.route_table(config))
     postmaster = parse_mailbox_key(config.postmaster)
     settings = tuple(
         Settings(
@@ -189,6 +204,7 @@ def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
             proxy_from=compiler.networks(listen.proxy_from),
             xclient_from=compiler.networks(listen.xclient_from),
             accept=accept,
+            routing=routing,
             signatures=compiler.signatures(policy.signatures),
             tls=listen.tls_table or config.tls,
         )
@@ -245,13 +261,48 @@ class _Compiler:
         rules = []
         everything = None
         for rule in config.accept:
-            accept = Accept(
-                rule.deliver or config.deliver.default, self.recipient_keys(rule.recipients), rule.pass_client
-            )
+            accept = Accept(rule.deliver, self.recipient_keys(rule.recipients), rule.pass_client)
             if ANY_DOMAIN in rule.domain:
                 everything = everything or accept
             rules.append((self.domains(rule.domain), accept))
         return AcceptTable(rules, everything=everything)
+
+    def route_table(self, config: Config) -> RouteTable:
+        sources = {
+            source.name: Source(
+                name=source.name,
+                ipv4=source.ipv4,
+                ipv6=source.ipv6,
+                helo=parse_host_name(source.helo or config.hostname),
+                connections=source.connections,
+                messages_per_s=source.messages_per_s,
+                may_pass_on=source.on_bind_failure == "next",
+            )
+            for source in config.source
+        }
+        rules = []
+        for rule in config.route:
+            deliver = rule.deliver or config.deliver.default
+            weights = tuple((sources[name], weight) for name, weight in rule.sources if name in sources)
+            rules.append(
+                Rule(
+                    Route(deliver, parse_dest(deliver), rule.tls, rule.ca, weights),
+                    senders=self.senders(rule.sender) if rule.sender else None,
+                    destinations=frozenset(name.encode() for name in self.domains(rule.destination))
+                    if rule.destination
+                    else None,
+                    listeners=frozenset(rule.listener) if rule.listener else None,
+                )
+            )
+        default = config.deliver.default
+        return RouteTable(rules, Route(default, parse_dest(default)))
+
+    def senders(self, texts: tuple[str, ...]) -> frozenset[bytes]:
+        keys: set[bytes] = set()
+        for text in self.texts(texts, parse_sender):
+            local, _, domain = parse_sender(text).rpartition("@")
+            keys.update(f"{local}@{name}".encode() if domain else b"" for name in spellings(domain))
+        return frozenset(keys)
 
     def domains(self, texts: tuple[str, ...]) -> list[str]:
         return [

@@ -20,6 +20,7 @@ from fastsmtp.config import notbuilt
 from fastsmtp.config.forms import FORMS, LISTS
 from fastsmtp.config.lines import Path, find_lines
 from fastsmtp.config.model import ANY_DOMAIN, Config, Limits, Listen, Policy, ServerName, Tls
+from fastsmtp.config.outgoing import Weight
 from fastsmtp.config.tree import Tree, dotted
 from fastsmtp.errors import ConfigError
 
@@ -185,6 +186,8 @@ class _Builder:
         item = _item(hint)
         if item is ServerName:
             return self.named(raw, path)
+        if item is Weight:
+            return self.weights(raw, path)
         if item is not None and dataclasses.is_dataclass(item):
             return self.tables(typing.cast(type, item), raw, path)
         return self.value(field, hint, raw, path)
@@ -210,6 +213,17 @@ class _Builder:
                 self.fault(here, str(error))
             names.append(self.table(ServerName, table, here, name=name))
         return tuple(names)
+
+    def weights(self, raw: Any, path: Path) -> tuple[Weight, ...]:
+        """{ a = 1, b = 3 }: names and their shares."""
+        self.provenance[path] = self.tree.origin(path) or DEFAULT
+        if not isinstance(raw, dict):
+            self.fault(path, "must be a table, as { a = 1 }")
+            return ()
+        for name, weight in raw.items():
+            if type(weight) is not int or not 1 <= weight <= 1_000_000:
+                self.fault((*path, name), f"must be a whole number from 1 to 1_000_000, not {shown(weight)}")
+        return tuple(Weight(name, weight) for name, weight in raw.items() if type(weight) is int)
 
     def value(self, field: Any, hint: Any, raw: Any, path: Path) -> Any:
         self.provenance[path] = self.tree.origin(path) or DEFAULT

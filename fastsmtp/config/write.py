@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ from fastsmtp.config.model import (
     SignatureRule,
     Tls,
 )
+from fastsmtp.config.outgoing import Remote, Route, Source, Weight
 from fastsmtp.config.tree import dotted
 
 # Header, record, and whether the header can stand uncommented: a table with a required key can't.
@@ -46,6 +48,9 @@ SECTIONS: Final[tuple[tuple[str, type, bool], ...]] = (
     ("[relay]", Relay, True),
     ("[[accept]]", Accept, False),
     ("[deliver]", Deliver, True),
+    ("[remote]", Remote, True),
+    ("[[source]]", Source, False),
+    ("[[route]]", Route, False),
     ("[dns]", Dns, True),
     ("[policy]", Policy, True),
     ("[policy.clients]", Clients, True),
@@ -106,10 +111,17 @@ def toml(value: object) -> str:
         return f"{value:_}"
     if isinstance(value, float):
         return f"{value:_}"
+    if isinstance(value, tuple) and value and isinstance(value[0], Weight):
+        return f"{{ {', '.join(f'{_key(name)} = {weight}' for name, weight in value)} }}"
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(toml, value))}]"
     # JSON's strings are TOML's basic strings, but for DEL, which TOML wants escaped.
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    """A key as TOML writes it: bare where it may be."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml(name)
 
 
 def keys(record: type) -> list[dataclasses.Field[Any]]:
@@ -220,7 +232,7 @@ def effective(config: Config, provenance: Mapping[str, str]) -> str:
         if path[:-1] != table:
             table = path[:-1]
             lines += ["", header(table)]
-        if value is None or (value == "" and path[-1] != "header"):
+        if value is None or (value == "" and path[-1] != "header") or (value == () and table[0] == "route"):
             continue  # no value of its own: another key's default, or a self-made certificate
         key = f"{path[-1]} = {toml(value)}"
         lines.append(f"{key:<50}  # {origin(path, provenance)}")
@@ -237,8 +249,14 @@ def header(table: Path) -> str:
 def as_json(config: Config, provenance: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Dotted key -> {"value", "from"}."""
     return {
-        dotted(path): {"value": value, "from": origin(path, provenance)} for path, value in leaves(config)
+        dotted(path): {"value": _plain(value), "from": origin(path, provenance)}
+        for path, value in leaves(config)
     }
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: weights are an object."""
+    return dict(value) if isinstance(value, tuple) and value and isinstance(value[0], Weight) else value
 
 
 def origin(path: Path, provenance: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from fastsmtp import reply
-from fastsmtp.config.settings import Settings
+from fastsmtp.config.settings import Accept, Settings
 from fastsmtp.policy.decision import Decision, Grant, Route, passed, reject
 from fastsmtp.policy.facts import Facts, Origin
 
@@ -54,27 +54,33 @@ def find_recipient(facts: Facts, settings: Settings) -> Decision | None:
     domain = path.domain
     suffix = settings.relay_suffix
     if suffix:
-        default = settings.deliver.default
-        return _NO_RELAYING if default == "refuse" else _to(default, "none", settings, suffix)
+        return _sent_on(facts, settings, domain + suffix.lower(), None, suffix)
     if not domain:
         # <postmaster>: goes where our own postmaster's mail goes.
         domain = settings.postmaster.rpartition(b"@")[2]
-        accept = settings.accept.find(domain)
-        return _to(accept.deliver, accept.pass_client, settings) if accept is not None else _relayed(settings)
+        return _sent_on(facts, settings, domain, settings.accept.find(domain))
     accept = settings.accept.find(domain)
     if accept is not None:
         known = accept.recipients
         if known is None or path.key in known or path.mailbox.lower() == b"postmaster":
-            return _to(accept.deliver, accept.pass_client, settings)
+            return _sent_on(facts, settings, domain, accept)
         return _UNKNOWN
     if facts.client.may_relay:
-        return _relayed(settings)
+        return _sent_on(facts, settings, domain, None)
     return _NO_RELAYING
 
 
-def _relayed(settings: Settings) -> Decision:
-    default = settings.deliver.default
-    return _NO_RELAYING if default == "refuse" else _to(default, "none", settings)
+def _sent_on(
+    facts: Facts, settings: Settings, domain: bytes, accept: Accept | None, suffix: bytes = b""
+) -> Decision:
+    """Where it goes: as its [[accept]] says, else by the first [[route]] that fits, else deliver.default."""
+    if accept is not None and accept.deliver:
+        return _to(accept.deliver, accept.pass_client, settings)
+    sender = b"" if facts.sender is None else facts.sender.key
+    deliver = settings.routing.routes.find(sender, domain, settings.listen.name).deliver
+    if deliver == "refuse":
+        return _NO_RELAYING
+    return _to(deliver, "none" if accept is None else accept.pass_client, settings, suffix)
 
 
 def _to(deliver: str, pass_client: str, settings: Settings, suffix: bytes = b"") -> Decision:

@@ -150,7 +150,7 @@ FAULTS = [
     ]),
     ("[[accept]]\ndomain = 'example.org'\ndeliver = 'imap://x'", [
         "F:3: accept.deliver: 'imap://x' is no destination: discard, print, maildir:PATH, "
-        "smtp://HOST[:PORT], lmtp://HOST[:PORT], lmtp+unix:PATH or refuse"
+        "smtp://HOST[:PORT], lmtp://HOST[:PORT], lmtp+unix:PATH, mx or refuse"
     ]),
     ("[[listen]]\naddress = '0.0.0.0:2525'\n[deliver]\ndefault = 'smtp://localhost:2525'", [
         "F:4: deliver.default: smtp://localhost:2525 is this server itself"
@@ -162,15 +162,82 @@ FAULTS = [
         "F:4: deliver.default: lmtp://localhost:2525 is this server itself"
     ]),
     ("[log]\nto = '/var/log/fastsmtp/log'", ["F:2: log.to: there is no directory /var/log/fastsmtp"]),
+    # [remote], [[source]], [[route]]
+    ("[remote]\nconnections = 0\nkey = '/key.pem'", [
+        "F:2: remote.connections: must be at least 1, not 0",
+        "F:3: remote.key: is given without its certificate",
+    ]),
+    ("[remote]\ncertificate = '/cert.pem'\npause_s = 10\npause_max_s = 5\nciphers = ''", [
+        "F:4: remote.pause_max_s: must not be less than remote.pause_s",
+        "F:5: remote.ciphers: '' is no list of ciphers",
+    ]),
+    ("[remote]\ncertificate = '/cert.pem'", ["F:2: remote.certificate: /cert.pem: no PEM key in it"]),
+    ("[[source]]\nname = 'a'", ["F:1: source: has neither ipv4 nor ipv6"]),
+    ("[[source]]\nname = 'a b'\nipv4 = '::1'\nipv6 = '127.0.0.1'\nhelo = 'a b'\non_bind_failure = 'any'", [
+        "F:2: source.name: 'a b' must be letters, digits, _ . -",
+        "F:3: source.ipv4: '::1' is no IPv4 address",
+        "F:4: source.ipv6: '127.0.0.1' is no IPv6 address",
+        "F:5: source.helo: 'a b' is no domain",
+        "F:6: source.on_bind_failure: must be defer or next, not 'any'",
+    ]),
+    ("[[source]]\nipv4 = '127.0.0.2'\nconnections = 0\nmessages_per_s = -1", [
+        "F:1: source.name: is missing",
+        "F:3: source.connections: must be at least 1, not 0",
+        "F:4: source.messages_per_s: must be at least 0, not -1.0",
+    ]),
+    ("[[source]]\nname = 'a'\nipv4 = '127.0.0.2'\n[[source]]\nname = 'a'\nipv4 = '127.0.0.3'", [
+        "F:5: source.name: 'a' is another source's name"
+    ]),
+    ("[[route]]\nsender = ['me', '@exa mple', '<>', '@example.org']\ndestination = 'a@b'\ndeliver = 'mx'", [
+        "F:2: route.sender: 'me' is neither an address nor \"@\" and a domain",
+        "F:2: route.sender: 'exa mple' is no domain",
+        "F:3: route.destination: 'a@b' is an address, not a domain",
+    ]),
+    ("[[route]]\ndestination = '*'\ndeliver = 'mx'", [
+        "F:2: route.destination: '*' would take mail for the whole world; name the domains"
+    ]),
+    ("[[route]]\ndestination = '/domains'\ndeliver = 'mx'", ["/domains:3: 'exa mple' is no domain"]),
+    ("[[route]]\nlistener = 'in'\nsources = { a = 1, b = 0 }\ndeliver = 'mx'", [
+        "F:2: route.listener: there is no listener 'in'",
+        "F:3: route.sources.b: must be a whole number from 1 to 1_000_000, not 0",
+        "F:3: route.sources.a: there is no [[source]] 'a'",
+        "F:3: route.sources.b: there is no [[source]] 'b'",
+    ]),
+    ("[[route]]\nsources = ['a']\ndeliver = 'mx'", ["F:2: route.sources: must be a table, as { a = 1 }"]),
+    ("[[route]]\ndestination = 'example.org'", [
+        "F:1: route: has no deliver, and deliver.default is refuse: its mail has no place to go"
+    ]),
+    ("[[route]]\ndeliver = 'mx'\ntls = 'may'", [
+        "F:3: route.tls: must be off, opportunistic, required or verified, not 'may'"
+    ]),
+    ("[[route]]\ndeliver = 'mx'\nca = '/cert.pem'", ["F:3: route.ca: is asked only where tls = \"verified\""]),
+    ("[[route]]\ndeliver = 'mx'\ntls = 'verified'\nca = '/key.pem'", [
+        "F:4: route.ca: /key.pem: no PEM certificate in it"
+    ]),
+    ("[[route]]\ndeliver = 'mx'\ntls = 'verified'\nca = '/absent'", [
+        "F:4: route.ca: /absent: No such file or directory"
+    ]),
+    ("[[source]]\nname = 'a'\nipv6 = '::1'\n[[route]]\nsources = { a = 1 }\ndeliver = 'discard'\ntls = 'off'", [
+        "F:5: route.sources: there is no address to choose for discard",
+        "F:7: route.tls: there is no TLS with discard",
+    ]),
+    ("[[listen]]\naddress = '127.0.0.1:2525'\n[[route]]\ndeliver = 'smtp://127.0.0.1:2525'", [
+        "F:4: route.deliver: smtp://127.0.0.1:2525 is this server itself"
+    ]),
+    ("[deliver]\nqueue = false\n[[route]]\ndeliver = 'mx'", [
+        "F:4: route.deliver: mx needs the queue (queue = true): before the 250 mail goes to one next hop"
+    ]),
+    ("[[accept]]\ndomain = 'a.example'\ndeliver = 'mx'\nqueue = false", [
+        "F:3: accept.deliver: mx needs the queue (queue = true): before the 250 mail goes to one next hop"
+    ]),
     # what isn't built yet
     ("[queue]\nretry_min_s = 300", ["F:1: queue: not built in this version"]),
     ("[metrics]\nlisten = '127.0.0.1:9425'", ["F:1: metrics: not built in this version"]),
     ("[tls]\nclient_ca = '/ca.pem'", ["F:2: tls.client_ca: not built in this version"]),
     ("[relay]\ncertificates = []", ["F:2: relay.certificates: not built in this version"]),
-    ("[[source]]\nname = 'a'", ["F:1: source: not built in this version"]),
-    ("[[accept]]\ndomain = 'a.example'\nrecipients = 'ask'\ndeliver = 'mx'", [
+    ("[[accept]]\ndomain = 'a.example'\nrecipients = 'ask'\ndeliver = 'pipe:x'", [
         "F:3: accept.recipients: 'ask' is not built in this version; any, or a file of addresses",
-        "F:4: accept.deliver: mx: not built in this version",
+        "F:4: accept.deliver: pipe: not built in this version",
     ]),
     # all at once, in the file's order
     ("workers = -1\n[limits]\nerrors = 0\n[[accept]]\ndomain = 'x y'\ndeliver = 'y'\n[log]\nto = 1", [
@@ -178,7 +245,7 @@ FAULTS = [
         "F:3: limits.errors: must be at least 1, not 0",
         "F:5: accept.domain: 'x y' is no domain",
         "F:6: accept.deliver: 'y' is no destination: discard, print, maildir:PATH, smtp://HOST[:PORT], "
-        "lmtp://HOST[:PORT], lmtp+unix:PATH or refuse",
+        "lmtp://HOST[:PORT], lmtp+unix:PATH, mx or refuse",
         "F:8: log.to: must be a text, not 1",
     ]),
 ]  # fmt: skip
@@ -219,7 +286,10 @@ def test_a_text_that_ends_too_early_says_on_which_line() -> None:
         ({"accept": ("a.example",)}, [
             "--accept: has no deliver, and deliver.default is refuse: its mail has no place to go"
         ]),
-        ({"deliver": "mx"}, ["--deliver: mx: not built in this version"]),
+        ({"deliver": "pipe:x"}, ["--deliver: pipe: not built in this version"]),
+        ({"deliver": "mx", "no_queue": True}, [
+            "--deliver: mx needs the queue (queue = true): before the 250 mail goes to one next hop"
+        ]),
         ({"qmail": "/var/qmail", "tcprules": "/etc/tcp.smtp"}, [
             "--qmail: not built in this version",
             "--tcprules: not built in this version",

@@ -146,8 +146,9 @@ def test_settings_have_every_look_up_ready() -> None:
     ],
 )
 def test_a_domain_goes_where_its_accept_says_else_to_the_default(domain: bytes, deliver: str | None) -> None:
-    accept = loaded().settings[0].accept.find(domain)
-    assert (accept.deliver if accept else None) == deliver
+    settings = loaded().settings[0]
+    accept = settings.accept.find(domain)
+    assert (settings.routing.find(b"", domain, "mx").deliver if accept else None) == deliver
 
 
 def test_recipients_are_a_set_of_keys_read_once() -> None:

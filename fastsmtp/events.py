@@ -262,10 +262,22 @@ EVENTS: dict[str, Event] = {
         "A worker gave no sign of life and was killed",
         ("worker", "pid", "took_ms", "signal"),
     ),
+    "aside_start": Event(INFO, "A process beside the workers was started", ("what", "pid")),
+    "aside_ready": Event(INFO, "A process beside the workers does its work", ("what", "pid", "took_ms")),
+    "aside_exit": Event(
+        WARNING,
+        "A process beside the workers ended, or could not be started",
+        ("what", "pid", "reason", "took_ms", "signal", "status", "delay_s"),
+    ),
+    "aside_stalled": Event(
+        ERROR,
+        "A process beside the workers gave no sign of life and was killed",
+        ("what", "pid", "took_ms", "signal"),
+    ),
     "drain": Event(
         INFO,
-        "A worker takes no more connections and ends what is open",
-        ("worker", "pid", "reason", "found"),
+        "A worker takes no more connections and ends what is open; or so does a process beside them",
+        ("worker", "what", "pid", "reason", "found"),
     ),
     "reload": Event(NOTICE, "A new configuration is in force", ("file", "workers", "reason", "took_ms")),
     "reload_refused": Event(

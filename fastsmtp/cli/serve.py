@@ -25,7 +25,8 @@ def run(arguments: Sequence[str]) -> int:
     flags, _ = parse_flags(parser, arguments)
 
     from fastsmtp.config.load import load
-    from fastsmtp.supervisor.master import Master, StartFailed
+    from fastsmtp.supervisor.generation import StartFailed
+    from fastsmtp.supervisor.master import Master
     from fastsmtp.supervisor.plan import ServerPlan
     from fastsmtp.supervisor.shapes import Plan
 

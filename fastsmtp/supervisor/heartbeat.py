@@ -19,15 +19,16 @@ START_S: Final = 30.0
 
 
 class Pulse:
-    """The life signs of one worker.
+    """The life signs of one worker, which has start_s for its first one.
 
     `judge` says which signal it should get now, or None.  Where the master itself was held up (the
     whole machine stood still), that time is not counted against the worker.
     """
 
-    __slots__ = ("_aborted_s", "_beat_s", "_excused_s", "_looked_s", "_started_s")
+    __slots__ = ("_aborted_s", "_beat_s", "_excused_s", "_looked_s", "_start_s", "_started_s")
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, now_s: float, start_s: float = START_S) -> None:
+        self._start_s = start_s
         self._started_s = now_s
         self._looked_s = now_s
         self._beat_s = 0.0
@@ -46,7 +47,7 @@ class Pulse:
         if self._aborted_s is not None:
             return signal.SIGKILL if now_s - self._aborted_s >= ABORT_S else None
         silent_s = now_s - (beat_s or self._started_s) - self._excused_s
-        if silent_s < (SILENT_S if beat_s else START_S):
+        if silent_s < (SILENT_S if beat_s else self._start_s):
             return None
         self._aborted_s = now_s
         return signal.SIGABRT

@@ -5,7 +5,8 @@ for that pipe, for what workers say, and for a quarter of a second at most.  A
 turn does what has become due.  So a fork is always sound: there is nothing
 that another thread could hold.
 
-    start     check, bind, fork; the first generation must get ready, or the server stops and says why
+    start     check, fork what runs beside the workers, bind, fork these; all must get ready, or the server stops and
+              says why
     SIGHUP    the configuration is tried in a child, then loaded; new workers are ready before old ones drain
     SIGTERM, SIGINT    drain, with a bound; a second one, or SIGQUIT: at once
     a worker dies, or gives no sign of life: it is replaced, with a back-off
@@ -27,13 +28,25 @@ from typing import Final
 from fastsmtp._counters import Counters
 from fastsmtp.errors import ConfigError
 from fastsmtp.supervisor import privilege
+from fastsmtp.supervisor.aside import Asides
 from fastsmtp.supervisor.backoff import Backoff
 from fastsmtp.supervisor.channel import Channel, memory_file
 from fastsmtp.supervisor.child import HANDLED, Trial, fork
-from fastsmtp.supervisor.generation import Generation, State, Worker
+from fastsmtp.supervisor.generation import (
+    GRACE_S,
+    START_S,
+    Child,
+    Generation,
+    StartFailed,
+    State,
+    Worker,
+    described,
+    ending,
+)
 from fastsmtp.supervisor.heartbeat import LOOK_S, Pulse
 from fastsmtp.supervisor.notify import READY, STOPPING, Notifier
 from fastsmtp.supervisor.privilege import Account
+from fastsmtp.supervisor.regions import Regions
 from fastsmtp.supervisor.shapes import Plan
 from fastsmtp.supervisor.sockets import Address, Sockets, assign, handed_over, show
 from fastsmtp.supervisor.statefile import PidFile
@@ -44,23 +57,13 @@ from fastsmtp.supervisor.worker import DRAIN_S, live
 REGIONS: Final = 256
 """Regions of the counters: new and draining workers have their own.  An unused one costs nothing."""
 
-START_S: Final = 60.0
-"""For a generation to become ready."""
-
 RELOAD_DRAIN_S: Final = 600.0
 """For transactions of replaced workers: a client waits 10 minutes for its last reply (RFC 5321 4.5.3.2.6)."""
-
-GRACE_S: Final = 2.0
-"""From the end of a drain to SIGKILL."""
 
 TRIAL_S: Final = 60.0
 
 RENEW_S: Final = 23 * 3600.0
 """A generation of this age is replaced, so that no ticket key gets older than 24 hours."""
-
-
-class StartFailed(Exception):
-    """The first workers could not serve; the text says why."""
 
 
 class Master:
@@ -86,11 +89,10 @@ class Master:
         self._on_ready = on_ready
         self._notifier = Notifier(environment)
         self._sockets = Sockets(handed_over(environment, os.getpid()))
-        self._counters = Counters(max(REGIONS, plan.workers * 4))
+        self._regions = Regions(Counters(max(REGIONS, plan.workers * 4)))
         self._plan = plan
         self._poll = select.poll()
-        self._regions: set[int] = set()
-        self._used = 1
+        self._asides = Asides(self._regions, self._poll, now, lambda: self._log)
         self._account: Account | None = None
         self._descriptors = 0
         self._current: Generation | None = None
@@ -116,10 +118,11 @@ class Master:
         os.set_blocking(self._wake, False)
         try:
             self._prepare(wake)
-            since_ns = time.time_ns()
-            self._current = self._generation(self._plan, "start")
-            self._watch = Watch(self._plan.watched, since_ns)
-            while not (self._stopping and not self._workers()):
+            self._watch = Watch(self._plan.watched, time.time_ns())
+            self._asides.begin(self._plan.asides, _addresses(self._plan), self._descriptors)
+            self._asides.turn()
+            self._advance()
+            while not (self._stopping and not self._children()):
                 self._turn(wake)
             return 0
         finally:
@@ -144,6 +147,7 @@ class Master:
         self._hear_workers()
         self._reap()
         self._judge()
+        self._asides.turn()
         self._respawn()
         self._advance()
         self._hear_trial()
@@ -152,9 +156,9 @@ class Master:
 
     def _end(self) -> None:
         """Whatever happened, no child outlives us, and the signals are as they were."""
-        for worker in self._workers():
-            worker.kill(signal.SIGKILL)
-            os.waitpid(worker.pid, 0)
+        for child in self._children():
+            child.kill(signal.SIGKILL)
+            os.waitpid(child.pid, 0)
         if self._trial is not None:
             trial, _ = self._trial
             trial.close()
@@ -167,6 +171,9 @@ class Master:
 
     def _workers(self) -> list[Worker]:
         return [worker for generation in self._generations() for worker in generation.workers.values()]
+
+    def _children(self) -> list[Child]:
+        return [*self._workers(), *self._asides.children()]
 
     def _generations(self) -> list[Generation]:
         return [one for one in (self._current, self._coming) if one is not None] + self._leaving
@@ -189,10 +196,10 @@ class Master:
             self._log.line("stop", pid=os.getpid(), signal=number.name)
         if number == signal.SIGQUIT or self._stop_signals > 1:
             for worker in self._workers():
-                worker.channel.say("close")
-                worker.deadline_s = self._now() + GRACE_S
-                worker.state = State.LEAVING
+                worker.hurry(self._now() + GRACE_S)
+            self._asides.hurry()
         elif is_first:
+            self._asides.stop()
             for generation in self._generations():
                 self._dismiss(generation, DRAIN_S)
         # Workers have their own copies until they drain; then new clients are refused at once.
@@ -204,7 +211,7 @@ class Master:
         """Bind and fork a plan's workers.  ConfigError: it can't be, and nothing has changed."""
         bound = self._sockets.bind(plan.listeners, plan.workers)
         addresses = [one.actual for listener in bound for one in listener]
-        if self._counters.workers - len(self._regions) < plan.workers:
+        if self._regions.free() < plan.workers:
             raise ConfigError("too many workers of earlier configurations still finish their sessions")
         account, warning = privilege.account_for(plan.user, addresses)
         if warning:
@@ -223,20 +230,18 @@ class Master:
     def _start(self, generation: Generation, number: int, reason: str) -> None:
         """Fork one worker into its seat."""
         now = self._now()
-        index = next((at for at in range(self._counters.workers) if at not in self._regions), None)
+        index = self._regions.take()
         if index is None:
             generation.due[number] = now + 1.0
             return
         try:
             ours, theirs = Channel.pair()
         except OSError as error:
+            self._regions.give_back(index, is_in_order=True)
             self._put_off(generation, number, error)
             return
         plan, seat = generation.plan, generation.seats[number]
-        region = self._counters.region(index)
-        # Never fewer: what an ended worker knew of rates and passes still counts.
-        self._used = max(self._used, index + 1)
-        self._counters.use(self._used)
+        region = self._regions.region(index)
         account, descriptors = self._account, self._descriptors
         self._log.flush()
 
@@ -251,12 +256,14 @@ class Master:
             pid = fork(keep, body)
         except OSError as error:
             ours.close()
+            self._regions.give_back(index, is_in_order=True)
             self._put_off(generation, number, error)
             return
         finally:
             theirs.close()
-        self._regions.add(index)
-        generation.workers[pid] = Worker(pid, number, index, ours, Pulse(now), now)
+        generation.workers[pid] = Worker(
+            pid=pid, number=number, region=index, channel=ours, pulse=Pulse(now), born_s=now
+        )
         self._poll.register(ours.fileno(), select.POLLIN)
         self._log.line("worker_start", worker=number, pid=pid, reason=reason)
 
@@ -268,16 +275,17 @@ class Master:
     def _hear_workers(self) -> None:
         for generation in self._generations():
             for worker in list(generation.workers.values()):
-                while not worker.is_deaf and (heard := worker.channel.hear()) is not None:
-                    self._heard(generation, worker, *heard)
+                self._hear(generation, worker)
+
+    def _hear(self, generation: Generation, worker: Worker) -> None:
+        for word, text in worker.hear(self._poll):
+            self._heard(generation, worker, word, text)
 
     def _heard(self, generation: Generation, worker: Worker, word: str, text: str) -> None:
         if word == "ready" and worker.state is State.STARTING:
             worker.state = State.SERVING
-            took_ms = round((self._now() - worker.born_s) * 1000)
+            took_ms = worker.lived_ms(self._now())
             self._log.line("worker_ready", worker=worker.number, pid=worker.pid, took_ms=took_ms)
-        elif word == "failed":
-            worker.failure = text
         elif word == "refused":
             self._log.line("lists_refused", what="worker", reason=text)
         elif word == "leaving" and worker.state is State.SERVING:
@@ -285,10 +293,6 @@ class Master:
             worker.deadline_s = self._now() + DRAIN_S + GRACE_S
             if generation is self._current and not self._stopping:
                 generation.due[worker.number] = self._now()
-        elif not word:
-            # It is dead, or about to be: its end is seen by waitpid.
-            worker.is_deaf = True
-            self._poll.unregister(worker.channel.fileno())
 
     def _reap(self) -> None:
         while True:
@@ -298,29 +302,22 @@ class Master:
                 return
             if pid == 0:
                 return
+            code = os.waitstatus_to_exitcode(status)
+            if self._asides.reaped(pid, code):
+                continue
             for generation in self._generations():
                 if pid in generation.workers:
-                    self._ended(generation, generation.workers.pop(pid), os.waitstatus_to_exitcode(status))
+                    self._ended(generation, generation.workers.pop(pid), code)
                     break
             # Others are trials, whose verdict comes by pipe, or strangers: we may be a container's process 1.
 
     def _ended(self, generation: Generation, worker: Worker, status: int) -> None:
         """A worker is dead: forget what it counted, and say who sits there next."""
-        while not worker.is_deaf and (heard := worker.channel.hear()) is not None:
-            self._heard(generation, worker, *heard)
-        if not worker.is_deaf:
-            self._poll.unregister(worker.channel.fileno())
-        worker.channel.close()
-        self._regions.discard(worker.region)
-        if status == 0:
-            self._counters.release(worker.region)
-        else:
-            self._counters.clear(worker.region)
+        self._hear(generation, worker)
+        worker.forget(self._poll)
+        self._regions.give_back(worker.region, is_in_order=status == 0)
         now = self._now()
-        lived_s = now - worker.born_s
-        how: dict[str, object] = (
-            {"signal": signal.Signals(-status).name} if status < 0 else {"status": status}
-        )
+        how = ending(status)
         is_replaced = (
             generation is self._current and worker.number not in generation.due and not self._stopping
         )
@@ -328,7 +325,7 @@ class Master:
             worker.state is State.LEAVING and self._has_successor(generation, worker)
         )
         if is_replaced and generation.has_served:
-            delay_s = generation.backoffs.setdefault(worker.number, Backoff()).after(lived_s)
+            delay_s = generation.backoffs.setdefault(worker.number, Backoff()).after(now - worker.born_s)
             generation.due[worker.number] = now + delay_s
             how["delay_s"] = delay_s
         reason = worker.failure or ("asked" if worker.state is State.LEAVING and status == 0 else "died")
@@ -337,13 +334,12 @@ class Master:
             worker=worker.number,
             pid=worker.pid,
             reason=reason,
-            took_ms=round(lived_s * 1000),
+            took_ms=worker.lived_ms(now),
             **how,
         )
         if not generation.has_served and not self._stopping and worker.state is not State.LEAVING:
-            ending = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             self._not_started(
-                generation, worker.failure or f"a worker ended with {ending} before it was ready"
+                generation, worker.failure or f"a worker ended with {described(status)} before it was ready"
             )
 
     def _has_successor(self, generation: Generation, worker: Worker) -> bool:
@@ -360,18 +356,15 @@ class Master:
         """End the silent and the late."""
         now = self._now()
         for worker in self._workers():
-            if worker.deadline_s and now >= worker.deadline_s:
-                worker.kill(signal.SIGKILL)
-            number = worker.pulse.judge(self._counters.beat_s(worker.region), now)
+            number = worker.judge(self._regions.beat_s(worker.region), now)
             if number is None:
                 continue
-            worker.kill(number)
             self._log.line(
                 "worker_stalled",
                 worker=worker.number,
                 pid=worker.pid,
                 signal=number.name,
-                took_ms=round((now - worker.born_s) * 1000),
+                took_ms=worker.lived_ms(now),
             )
 
     def _respawn(self) -> None:
@@ -388,16 +381,18 @@ class Master:
         generation.due.clear()
         for worker in generation.workers.values():
             self._log.line("drain", worker=worker.number, pid=worker.pid)
-            if worker.state is State.STARTING or not worker.channel.say("drain", f"{drain_s:g}"):
-                worker.kill(signal.SIGTERM)
-            worker.state = State.LEAVING
-            worker.deadline_s = self._now() + drain_s + GRACE_S
+            worker.dismiss(drain_s, self._now() + drain_s + GRACE_S)
 
     # --- generations
 
     def _advance(self) -> None:
         """Take a generation that became ready into service; begin a reload that is wanted."""
         now = self._now()
+        if self._stopping:
+            if not self._workers():
+                self._asides.end()
+        elif self._current is None and self._asides.is_ready():
+            self._current = self._generation(self._plan, "start")
         current, coming = self._current, self._coming
         if current is not None and not current.has_served and not self._stopping:
             if current.is_ready():
@@ -488,6 +483,7 @@ class Master:
             self._log = coming.plan.log
         self._watch = self._watch_coming
         self._unusable.clear()
+        self._asides.change(self._plan.asides, _addresses(self._plan))
         known = set() if old is None else {one.actual for listener in old.bound for one in listener}
         self._tell_addresses(coming, known)
         took_ms = round((self._now() - coming.born_s) * 1000)
@@ -550,6 +546,7 @@ class Master:
             now - self._watched_s < WATCH_S
             or self._trial is not None
             or self._coming is not None
+            or self._current is None
             or self._stopping
         ):
             return
@@ -590,16 +587,20 @@ class Master:
         try:
             for path, contents in files.items():
                 fds[path] = memory_file(path, contents)
-            for worker in current.workers.values():
-                if worker.state is not State.LEAVING and not worker.channel.send_files(fds):
+            for child in [*current.workers.values(), *self._asides.children()]:
+                if child.state is not State.LEAVING and not child.channel.send_files(fds):
                     # It doesn't listen; its successor will know.
-                    worker.kill(signal.SIGTERM)
+                    child.kill(signal.SIGTERM)
         except OSError:
             # No memory file to be had: workers to come have the new contents, so let others come.
             self._renew("files")
         finally:
             for fd in fds.values():
                 os.close(fd)
+
+
+def _addresses(plan: Plan) -> list[Address]:
+    return [address for listener in plan.listeners for address in listener.addresses]
 
 
 def _check_loading(load: Callable[[], Plan]) -> None:

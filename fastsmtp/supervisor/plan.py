@@ -32,7 +32,7 @@ from fastsmtp.queue.spool import Budget
 from fastsmtp.resolver import make_resolver
 from fastsmtp.sink import DirectSink
 from fastsmtp.smtp.service import Service
-from fastsmtp.supervisor.shapes import Listener, Seat
+from fastsmtp.supervisor.shapes import Aside, Listener, Seat
 from fastsmtp.supervisor.worker import DRAIN_S
 from fastsmtp.tls import Credentials, ServerTls, ignore_bad_server_names, key_mode_faults, read_credentials
 
@@ -73,6 +73,11 @@ class ServerPlan:
     @property
     def descriptors(self) -> Sequence[int]:
         return self._destination.descriptors
+
+    @property
+    def asides(self) -> Sequence[Aside]:
+        """What runs beside the workers: each part of the server that needs a process adds its own here."""
+        return ()
 
     def kind(self, path: str) -> str:
         return "cert" if path in self._pem else "lists"

@@ -1,4 +1,4 @@
-"""What the master runs, as it sees it: a Plan in the master, a Running in each worker.
+"""What the master runs, as it sees it: a Plan in the master, its Asides, a Running in each process.
 
 The master knows nothing of SMTP, TLS or configuration; plan.py does, and a test
 brings a plan of its own.  A Plan is made in the master, before the fork, from
@@ -46,10 +46,10 @@ class Seat:
 
 
 class Running(Protocol):
-    """A worker that serves."""
+    """A worker that serves, or what runs beside the workers."""
 
     async def replace(self, files: Mapping[str, bytes]) -> None:
-        """Serve new connections with these contents of watched files; they have been checked."""
+        """From now on work with these contents of watched files; they have been checked."""
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more connections, let transactions end; returns when all is done or the time is up."""
@@ -58,13 +58,53 @@ class Running(Protocol):
         """Let go of everything now."""
 
 
+class Starter(Protocol):
+    """What a new process brings to life."""
+
+    async def start(self, seat: Seat) -> Running:
+        """Begin to work.  ConfigError or OSError: it can't."""
+
+
+class Aside(Starter, Protocol):
+    """A process beside the workers: the metrics, the queue, a shard of delivery ...
+
+    name         what it is called in logs and the process list; never two live processes of one name
+    user         account that it runs as when we are root
+    order        those of lower order start first and stop last; those of the same one together
+    descriptors  that it keeps open (a log file, what `own` opened)
+
+    `start` runs on an event loop as that of a worker does; the seat has number 0 and no sockets.  It
+    returns within START_S (the process counts as ready then), and what takes longer goes on after it.  The
+    heartbeat is the loop's own: who blocks the loop for three seconds is killed.  `Running.drain` has
+    DRAIN_S and need not end before the work is done: then `close` follows.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def order(self) -> int: ...
+    @property
+    def descriptors(self) -> Sequence[int]: ...
+
+    def is_same(self, other: Aside) -> bool:
+        """Whether the process that runs for us does just what one of `other`, of our name, would do."""
+
+    def own(self, account: tuple[int, int] | None) -> None:
+        """In the master, before each fork: make what it needs of us.  ConfigError or OSError: it can't be."""
+
+    def release(self) -> None:
+        """In the master, once: its process has ended and none will follow; close what `own` opened."""
+
+
 class MasterLog(Log, Protocol):
     """A log that can be closed, when a reload brings another."""
 
     def close(self) -> None: ...
 
 
-class Plan(Protocol):
+class Plan(Starter, Protocol):
     """A loaded and checked configuration.
 
     workers      how many
@@ -73,6 +113,7 @@ class Plan(Protocol):
     listeners    where to listen
     watched      files whose change is to be noticed
     descriptors  that workers keep open (a log file)
+    asides       what runs beside the workers; each name once
     log          where the master's own lines go
     """
 
@@ -88,6 +129,8 @@ class Plan(Protocol):
     def watched(self) -> Sequence[str]: ...
     @property
     def descriptors(self) -> Sequence[int]: ...
+    @property
+    def asides(self) -> Sequence[Aside]: ...
     @property
     def log(self) -> MasterLog: ...
 
@@ -105,6 +148,3 @@ class Plan(Protocol):
 
     def renew(self) -> Plan:
         """The same configuration with fresh secrets (ticket keys)."""
-
-    async def start(self, seat: Seat) -> Running:
-        """Serve, in a worker.  ConfigError or OSError: it can't."""

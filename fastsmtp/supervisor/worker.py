@@ -1,6 +1,6 @@
-"""The life of a worker, from just after the fork to its exit.
+"""The life of a worker, or of a process beside them, from just after the fork to its exit.
 
-It becomes its account, starts an event loop, lets the plan serve, says that it
+It becomes its account, starts an event loop, lets the plan or aside work, says that it
 is ready, and does what the master orders until it has drained.  Exit status 0:
 in order; START_FAILED: it never served, and told the master why.
 """
@@ -24,7 +24,7 @@ from fastsmtp.errors import ConfigError
 from fastsmtp.supervisor import privilege
 from fastsmtp.supervisor.channel import Channel
 from fastsmtp.supervisor.privilege import Account
-from fastsmtp.supervisor.shapes import Plan, Running, Seat
+from fastsmtp.supervisor.shapes import Running, Seat, Starter
 
 # Imported by the master, so that it is there once for all workers.
 uvloop: ModuleType | None
@@ -36,12 +36,14 @@ except ImportError:
 START_FAILED: Final = 71
 """EX_OSERR of sysexits.h."""
 
+BEAT_S: Final = 0.5
+
 DRAIN_S: Final = 30.0
-"""For transactions to end when the server stops; systemd's own limit is 90."""
+"""For transactions to end when the server stops; the unit in contrib/ gives 75, what runs beside them has as long."""
 
 
 def live(
-    plan: Plan,
+    starter: Starter,
     number: int,
     identity: int,
     region: Region,
@@ -50,8 +52,12 @@ def live(
     channel: Channel,
     account: Account | None,
     descriptors: int,
+    is_beating: bool = False,
 ) -> int:
-    """Serve until told to stop; the exit status.  Everything else that was inherited is closed already."""
+    """Serve until told to stop; the exit status.  Everything else that was inherited is closed already.
+
+    is_beating   the loop itself beats; False: what was started does
+    """
     faulthandler.enable()
     os.umask(0o077)
     try:
@@ -67,7 +73,7 @@ def live(
         descriptors,
     )
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_Worker(plan, seat, channel).run())
+        return runner.run(_Worker(starter, seat, channel, is_beating).run())
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -78,10 +84,11 @@ def new_loop() -> asyncio.AbstractEventLoop:
 class _Worker:
     """Waits for orders: the drain, an immediate close, new contents of files."""
 
-    def __init__(self, plan: Plan, seat: Seat, channel: Channel) -> None:
-        self._plan = plan
+    def __init__(self, starter: Starter, seat: Seat, channel: Channel, is_beating: bool) -> None:
+        self._starter = starter
         self._seat = seat
         self._channel = channel
+        self._is_beating = is_beating
         self._drain_s = DRAIN_S
         self._leave = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -89,7 +96,7 @@ class _Worker:
 
     async def run(self) -> int:
         try:
-            running = await self._plan.start(self._seat)
+            running = await self._starter.start(self._seat)
         except (ConfigError, OSError) as error:
             self._channel.say("failed", str(error))
             return START_FAILED
@@ -107,7 +114,7 @@ class _Worker:
         loop.add_signal_handler(signal.SIGTERM, self._leave_unasked)
         loop.add_signal_handler(signal.SIGQUIT, self._hurry.set)
         loop.add_reader(self._channel.fileno(), self._listen)
-        self._seat.region.beat(time.monotonic())
+        self._beat()
         self._channel.say("ready")
         changing = loop.create_task(self._change(running))
         await self._until(self._leave, self._hurry)
@@ -123,6 +130,11 @@ class _Worker:
                 traceback.print_exception(error_)
         await running.close()
         return 0
+
+    def _beat(self) -> None:
+        self._seat.region.beat(time.monotonic())
+        if self._is_beating:
+            asyncio.get_running_loop().call_later(BEAT_S, self._beat)
 
     async def _until(self, *events: asyncio.Event) -> None:
         """Until one of them is set."""

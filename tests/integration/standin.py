@@ -3,7 +3,8 @@
     python standin.py CONFIG.json
 
 The file: state, listeners [[name, [[host, port], ...]], ...], workers, user, watched, and what is to go wrong:
-fail (a sentence: the workers can't start), crash (they die at once), deaf_s (they serve but don't beat).
+fail (a sentence: the workers can't start), crash (they die at once), deaf_s (they serve but don't beat); asides, a
+list of {name, order, user, text, fail, crash, hang, stays}: processes beside them, see Beside.
 A client is greeted with "220 PID WORKER"; PING gets "250 PID TEXT" (the text of the first watched file), a drain
 ends idle clients with 421.
 """
@@ -24,7 +25,8 @@ from typing import Any
 
 from fastsmtp.errors import ConfigError
 from fastsmtp.supervisor import master
-from fastsmtp.supervisor.master import Master, StartFailed
+from fastsmtp.supervisor.generation import StartFailed
+from fastsmtp.supervisor.master import Master
 from fastsmtp.supervisor.shapes import Listener, Seat
 
 
@@ -32,13 +34,84 @@ class Lines:
     """A log of plain lines on stdout."""
 
     def line(self, event: str, **fields: object) -> None:
-        print(event, *(f"{name}={value}" for name, value in fields.items()), flush=True)
+        line = " ".join([event, *(f"{name}={value}" for name, value in fields.items())])
+        os.write(1, line.encode() + b"\n")
 
     def flush(self) -> None:
         """Lines leave at once."""
 
     def close(self) -> None:
         """It is stdout."""
+
+
+@dataclass
+class Beside:
+    """A process beside the workers.  It says "NAME up PID TEXT", "NAME file CONTENTS", "NAME down PID".
+
+    text    another one makes another aside of it
+    fail    a sentence: it can't start
+    unable  a sentence: the master can't prepare it
+    crash   it dies as soon as it runs, until the file `state`/NAME is there
+    hang    SIGUSR1 makes it block its loop
+    stays   its drain lasts until it is told to close
+    """
+
+    name: str
+    order: int = 0
+    user: str = "fastsmtp"
+    text: str = ""
+    fail: str = ""
+    unable: str = ""
+    crash: bool = False
+    stays: bool = False
+    path: str = ""
+    fd: int = -1
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        return [self.fd]
+
+    def _say(self, *words: object) -> None:
+        """One write a line: others write to the same pipe."""
+        os.write(1, " ".join(map(str, [self.name, *words])).encode() + b"\n")
+
+    def is_same(self, other: Any) -> bool:
+        return (self.text, self.order, self.user) == (other.text, other.order, other.user)
+
+    def own(self, account: tuple[int, int] | None) -> None:
+        if self.unable:
+            raise ConfigError(self.unable)
+        if self.fd < 0:
+            self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
+        self._say("owned", account)
+
+    def release(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        self._say("released", self.text)
+
+    async def start(self, seat: Seat) -> Beside:
+        assert (seat.number, list(seat.sockets)) == (0, [])
+        if self.fail:
+            raise ConfigError(self.fail)
+        if self.crash and not os.path.exists(f"{self.path}.mended"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.pwrite(self.fd, b"up", 0)
+        signal.signal(signal.SIGUSR1, lambda number, frame: time.sleep(600))
+        self._say("up", os.getpid(), self.text)
+        return self
+
+    async def replace(self, files: Mapping[str, bytes]) -> None:
+        self._say("file", *(contents.decode() for contents in files.values()))
+
+    async def drain(self, timeout_s: float) -> None:
+        self._say("draining", os.getpid())
+        if self.stays:
+            await asyncio.sleep(600)
+
+    async def close(self) -> None:
+        self._say("down", os.getpid())
 
 
 @dataclass
@@ -53,6 +126,7 @@ class StandIn:
     fail: str
     crash: bool
     contents: dict[str, bytes]
+    asides: Sequence[Beside]
     descriptors: Sequence[int] = ()
     log: Lines = field(default_factory=Lines)
 
@@ -177,6 +251,9 @@ def load(path: str) -> StandIn:
             watched=raw.get("watched", []),
             fail=raw.get("fail", ""),
             crash=raw.get("crash", False),
+            asides=[
+                Beside(**one, path=os.path.join(raw["state"], one["name"])) for one in raw.get("asides", [])
+            ],
             contents={name: pathlib.Path(name).read_bytes() for name in raw.get("watched", [])},
         )
     except (ValueError, KeyError, OSError) as error:

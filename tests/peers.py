@@ -39,6 +39,8 @@ PACKAGES = {
     "swaks": "swaks",
     "systemd-analyze": "systemd",
     "systemd-socket-activate": "systemd",
+    "tcprules": "ucspi-tcp-ipv6",
+    "tcprulescheck": "ucspi-tcp-ipv6",
     "tcpserver": "ucspi-tcp-ipv6",
     "unbound": "unbound",
 }

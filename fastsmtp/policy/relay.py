@@ -31,10 +31,10 @@ def know_client(facts: Facts, settings: Settings) -> Decision | None:
     no other check.
     """
     client = facts.client
-    if settings.relay_suffix is not None:
-        return _QMAIL_RELAY_CLIENT if settings.is_compatible else _RELAY_CLIENT
     if client.origin is not Origin.SOCKET and client.address.is_loopback:
         return None
+    if settings.relay_suffix is not None:
+        return _QMAIL_RELAY_CLIENT if settings.is_compatible else _RELAY_CLIENT
     if settings.relay and client.address in settings.relay:
         return _RELAY_CLIENT
     if settings.exempt and client.address in settings.exempt:
@@ -53,8 +53,9 @@ def find_recipient(facts: Facts, settings: Settings) -> Decision | None:
         raise ValueError("RCPT without a recipient")
     domain = path.domain
     suffix = settings.relay_suffix
-    if suffix:
-        return _sent_on(facts, settings, domain + suffix.lower(), None, suffix)
+    if suffix and facts.client.may_relay:
+        ending = (domain + suffix).rpartition(b"@")[2].lower()
+        return _sent_on(facts, settings, ending, None, suffix)
     if not domain:
         # <postmaster>: goes where our own postmaster's mail goes.
         domain = settings.postmaster.rpartition(b"@")[2]

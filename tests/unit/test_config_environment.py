@@ -117,6 +117,7 @@ def test_relayclient_may_relay(is_compatible: bool, skips: bool) -> None:
 def test_relayclients_value_is_the_end_of_each_recipient() -> None:
     over = apply(SOME, {"RELAYCLIENT": ".fix"})
     found = facts(b"<joe@example.org>")
+    found.client.may_relay = True
     decision = relay.find_recipient(found, over)
     assert decision is not None
     (route,) = decision.effects

@@ -35,14 +35,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastsmtp.config.check import key_mode_fault
+from fastsmtp.config.ciphers import choose
 from fastsmtp.errors import ConfigError
 
 if TYPE_CHECKING:
     from fastsmtp.config.model import Tls
 
-# Forward secrecy only, AEAD first (RFC 9325 section 4.2).  CBC stays at the end: Windows Server 2012 R2
-# has nothing better for RSA certificates, and a sender that finds no common cipher falls back to clear text.
-CIPHERS_TLS12 = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!eNULL:!PSK:!SRP"
 MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -196,6 +194,7 @@ class ServerTls:
         names: Mapping[str, Credentials] | None = None,
         *,
         minimum: str = "1.2",
+        ciphers: str = "",
         clock: Callable[[], float] = time.monotonic,
         make_context: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
@@ -205,6 +204,7 @@ class ServerTls:
         Raises ConfigError with every fault found.
         """
         self._minimum = MINIMUM[minimum]
+        self._ciphers = choose(ciphers).used
         self._inner, self._wildcards, _ = self._tables(default, names or {})
         # None until replace(): what self.context itself has.
         self._default: ssl.SSLContext | None = None
@@ -230,7 +230,7 @@ class ServerTls:
 
     def _configure(self, context: ssl.SSLContext) -> None:
         context.minimum_version = self._minimum
-        context.set_ciphers(CIPHERS_TLS12)
+        context.set_ciphers(self._ciphers)
         # Many senders hang up without close_notify; SMTP has its own end of data, so nothing can be cut
         # short unnoticed (OpenSSL 3 made this an error).
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_IGNORE_UNEXPECTED_EOF

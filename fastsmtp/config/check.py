@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fastsmtp.config.ciphers import choose
 from fastsmtp.config.dest import Dest, parse_dest
 from fastsmtp.config.endpoint import is_loopback, parse_endpoint
 from fastsmtp.config.host import Host
@@ -61,6 +62,9 @@ def key_mode_fault(path: str, bits: int, owner: int) -> str:
     if not bits & 0o077 & ~allowed:
         return ""
     return f"{path}: others can read or change this private key (mode {bits:04o}): chmod {allowed:o} {path}"
+
+
+_PEM_WORDS = {"CERTIFICATE": "certificate", "X509 CRL": "revocation list"}
 
 
 class _Checker:
@@ -142,15 +146,18 @@ class _Checker:
 
     def certificates(self) -> None:
         self.certificate(("tls",), self.config.tls)
+        self.authorities(("tls",), self.config.tls, None)
         for index, listen in enumerate(self.config.listen):
             if listen.tls_table is not None:
                 self.certificate(("listen", index, "tls"), listen.tls_table)
+                self.authorities(("listen", index, "tls"), listen.tls_table, self.config.tls)
             tls = listen.tls_table or self.config.tls
             if listen.tls != "off" and not tls.certificate and not self.is_trial and self.is_sound("tls"):
                 self.warn(
                     ("listen", index),
                     "no certificate is configured, so a self-made one is used",
                 )
+        self.client_certificates()
 
     def certificate(self, path: Path, tls: Tls) -> None:
         pairs = [(path, tls.certificate, tls.key)]
@@ -166,15 +173,46 @@ class _Checker:
                 self.certificate_file((*place, "certificate"), certificate)
                 self.key_file((*place, "key" if key else "certificate"), key or certificate)
 
-    def certificate_file(self, path: Path, file: str) -> None:
+    def authorities(self, path: Path, tls: Tls, overall: Tls | None) -> None:
+        """What a table says of client certificates and ciphers; what it has from the global one was looked at."""
+        for name, what in (("client_ca", "CERTIFICATE"), ("client_crl", "X509 CRL")):
+            file = getattr(tls, name)
+            if file and (overall is None or file != getattr(overall, name)) and self.is_sound(*path, name):
+                self.certificate_file((*path, name), file, what)
+        if tls.client_crl and not tls.client_ca and self.is_sound(*path, "client_ca"):
+            self.fault((*path, "client_crl"), "is given without its client_ca")
+        if tls.ciphers and (overall is None or tls.ciphers != overall.ciphers):
+            warning = choose(tls.ciphers).warning(tls.ciphers)
+            if warning:
+                self.warn((*path, "ciphers"), warning)
+
+    def client_certificates(self) -> None:
+        """relay.certificates and client_ca need each other."""
+        config = self.config
+        asking = [
+            listen
+            for listen in config.listen
+            if listen.tls != "off" and (listen.tls_table or config.tls).client_ca
+        ]
+        if config.relay.certificates and not asking and self.is_sound("tls"):
+            self.warn(
+                ("relay", "certificates"), "no listener's tls has a client_ca, so no client is asked for one"
+            )
+        if asking and not config.relay.certificates and self.is_sound("relay", "certificates"):
+            place: Path = ("tls", "client_ca")
+            if not config.tls.client_ca:
+                place = ("listen", config.listen.index(asking[0]), "tls", "client_ca")
+            self.warn(place, "there are no relay.certificates, so no client is asked for one")
+
+    def certificate_file(self, path: Path, file: str, what: str = "CERTIFICATE") -> None:
         self.files[file] = None
         try:
             text = self.host.read(file)
         except OSError as error:
             self.fault(path, f"{file}: {error.strerror}")
             return
-        if b"-----BEGIN CERTIFICATE-----" not in text:
-            self.fault(path, f"{file}: no PEM certificate in it")
+        if f"-----BEGIN {what}-----".encode() not in text:
+            self.fault(path, f"{file}: no PEM {_PEM_WORDS[what]} in it")
 
     def key_file(self, path: Path, file: str) -> None:
         self.files[file] = None

@@ -13,7 +13,13 @@ from typing import Final
 from fastsmtp.config import notbuilt
 from fastsmtp.config.dest import parse_dest
 from fastsmtp.config.endpoint import is_ipv4, is_ipv6, parse_endpoint, parse_host_port
-from fastsmtp.config.names import parse_accept_domain, parse_host_name, parse_mailbox_key, parse_sender
+from fastsmtp.config.names import (
+    parse_accept_domain,
+    parse_certificate,
+    parse_host_name,
+    parse_mailbox_key,
+    parse_sender,
+)
 from fastsmtp.config.zones import parse_answers
 
 # RFC 5322 section 2.2 allows more; no program that reads the field needs it.
@@ -26,6 +32,11 @@ def _path(text: str) -> None:
         raise ValueError(f"path {text!r} must begin with /")
     if "\0" in text:
         raise ValueError("a path has no NUL")
+
+
+def _optional_path(text: str) -> None:
+    if text:
+        _path(text)
 
 
 def _word(text: str) -> None:
@@ -118,6 +129,7 @@ def _any(parse: Callable[[str], object]) -> Callable[[str], None]:
 
 FORMS: Final[Mapping[str, Callable[[str], None]]] = {
     "answer": _any(parse_answers),
+    "certificate": _any(parse_certificate),
     "ciphers": _ciphers,
     "dest": _any(parse_dest),
     "destination": _any(parse_accept_domain),
@@ -131,6 +143,7 @@ FORMS: Final[Mapping[str, Callable[[str], None]]] = {
     "log_target": _log_target,
     "mailbox": _any(parse_mailbox_key),
     "network": check_network,
+    "optional_path": _optional_path,
     "path": _path,
     "python_stage": _python_stage,
     "recipients": _recipients,
@@ -139,5 +152,5 @@ FORMS: Final[Mapping[str, Callable[[str], None]]] = {
     "word": _word,
     "zone": _zone,
 }
-LISTS: Final = frozenset({"domain", "destination", "network", "sender"})
+LISTS: Final = frozenset({"certificate", "domain", "destination", "network", "sender"})
 """Forms whose list may name files: an entry that begins with "/" is a file with one entry a line."""

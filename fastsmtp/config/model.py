@@ -70,6 +70,36 @@ class Tls:
             "oldest TLS version", choices=("1.2", "1.3"), precedent="RFC 8996, RFC 9325 section 3.1.1"
         ),
     )
+    ciphers: str = field(
+        default="",
+        metadata=about(
+            "for TLS 1.2, in OpenSSL's words; what is not safe is left out, with a warning",
+            form="ciphers",
+            shown="forward secrecy only, AEAD first",
+            example='"ECDHE+AESGCM"',
+            precedent="RFC 9325 section 4.2",
+        ),
+    )
+    client_ca: str = field(
+        default="",
+        metadata=about(
+            "authorities of the client certificates that relay.certificates names, PEM; re-read when it changes "
+            '(docs/tls.md); "" for none',
+            form="optional_path",
+            shown="none",
+            example='"/etc/fastsmtp/clientca.pem"',
+        ),
+    )
+    client_crl: str = field(
+        default="",
+        metadata=about(
+            "revocation lists, PEM; one of each authority, or its certificates grant nothing; re-read when it "
+            'changes; "" for none',
+            form="optional_path",
+            shown="none",
+            example='"/etc/fastsmtp/clientcrl.pem"',
+        ),
+    )
     names: tuple[ServerName, ...] = ()
 
 
@@ -156,6 +186,19 @@ class Relay:
             form="network",
             precedent="Postfix mynetworks_style = host",
         ),
+    )
+    certificates: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "so may these client certificates of tls.client_ca: an e-mail address in it (SAN, or emailAddress of "
+            "the subject; any case), or sha256: and its fingerprint",
+            form="certificate",
+            example='["joe@example.org", "/etc/fastsmtp/tlsclients"]',
+        ),
+    )
+    certificates_from: tuple[str, ...] = field(
+        default=("0.0.0.0/0", "::/0"),
+        metadata=about("only these clients are asked for one", form="network"),
     )
 
 

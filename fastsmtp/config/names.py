@@ -16,6 +16,7 @@ from fastsmtp.address import Address
 # RFC 1123 section 2.1 label; "_" is no host name but stands in mail domains of the real world.
 _LABEL: Final = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _DOMAIN: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 # RFC 5321 section 4.1.2 Dot-string.
 _DOT_STRING: Final = re.compile(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 
@@ -76,6 +77,20 @@ def parse_sender(text: str) -> str:
     if "@" not in text:
         raise ValueError(f'{text!r} is neither an address nor "@" and a domain')
     return parse_mailbox_key(text).decode()
+
+
+def parse_certificate(text: str) -> bytes:
+    """What a client certificate is known by: the key of an e-mail address, or b"sha256:" and 64 hex digits.
+
+    Colons between the digits are dropped, as `openssl x509 -fingerprint` prints them.  ValueError with one clause.
+    """
+    kind, colon, digits = text.partition(":")
+    if colon and "@" not in text:
+        digits = digits.replace(":", "").strip().lower()
+        if kind.strip().lower() != "sha256" or not _SHA256.fullmatch(digits):
+            raise ValueError(f"{text!r} is no fingerprint: sha256: and 64 hexadecimal digits")
+        return f"sha256:{digits}".encode()
+    return parse_mailbox_key(text)
 
 
 @lru_cache(maxsize=1024)

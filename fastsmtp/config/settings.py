@@ -31,6 +31,7 @@ from fastsmtp.config.model import (
 )
 from fastsmtp.config.names import (
     parse_accept_domain,
+    parse_certificate,
     parse_domain_name,
     parse_host_name,
     parse_mailbox_key,
@@ -106,6 +107,8 @@ class Settings:
     deny        clients that are refused (policy.clients.deny)
     lists       DNS lists of addresses, dnswl first;  rhsbl  those of domains, by what is looked up:
                 "mail", "helo", "ptr"
+    certificates  client certificates that may relay, each as names.parse_certificate has it; asked for are the
+                clients of certificates_from, on listeners whose tls has a client_ca
     signatures  of policy.signatures.file; None where there are none, or the rule is off
     tls         certificates and versions of this listener; whether TLS is offered says listen.tls
     is_compatible   qmail's reply codes where they differ from ours
@@ -127,6 +130,8 @@ class Settings:
     accept: AcceptTable
     routing: Routing
     deny: Networks = field(default_factory=Networks)
+    certificates: frozenset[bytes] = frozenset()
+    certificates_from: Networks = field(default_factory=Networks)
     lists: tuple[Zone, ...] = ()
     rhsbl: Mapping[str, tuple[Zone, ...]] = field(default_factory=dict)
     signatures: Signatures | None = None
@@ -160,6 +165,8 @@ def _policies(config: Config) -> Iterator[Policy]:
 
 def _lists(config: Config) -> Iterable[tuple[str, ...]]:
     yield config.relay.networks
+    yield config.relay.certificates
+    yield config.relay.certificates_from
     for policy in _policies(config):
         yield policy.exempt
         yield policy.clients.allow
@@ -182,6 +189,8 @@ def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
     """
     compiler = _Compiler(lists)
     relay = compiler.networks(config.relay.networks)
+    certificates = compiler.certificates(config.relay.certificates)
+    certificates_from = compiler.networks(config.relay.certificates_from)
     accept = compiler.accept_table(config)
     routing = Routing(accept, compiler.route_table(config))
     postmaster = parse_mailbox_key(config.postmaster)
@@ -196,6 +205,8 @@ def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
             relay=relay,
             exempt=compiler.networks((*policy.exempt, *policy.clients.allow)),
             deny=compiler.networks(policy.clients.deny),
+            certificates=certificates,
+            certificates_from=certificates_from,
             lists=compile_zones((*policy.dnswl, *policy.dnsbl)),
             rhsbl={
                 what: compile_zones([one for one in policy.rhsbl if what in one.of])
@@ -256,6 +267,9 @@ class _Compiler:
 
     def networks(self, texts: tuple[str, ...]) -> Networks:
         return Networks(self.texts(texts, check_network))
+
+    def certificates(self, texts: tuple[str, ...]) -> frozenset[bytes]:
+        return frozenset(map(parse_certificate, self.texts(texts, parse_certificate)))
 
     def accept_table(self, config: Config) -> AcceptTable:
         rules = []

@@ -141,6 +141,9 @@ class _Builder:
                 under = dataclasses.replace(under, key="")
             elif "key" in inner:
                 self.fault((*path, "tls", "key"), NO_CERTIFICATE)
+            if "client_ca" in inner:
+                # Revocation lists are their authority's.
+                under = dataclasses.replace(under, client_crl="")
             if inner:
                 own["tls_table"] = self.table(Tls, inner, (*path, "tls"), under)
         return dataclasses.replace(self.table(Listen, raw, path), **own)

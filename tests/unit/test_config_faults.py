@@ -86,9 +86,9 @@ FAULTS = [
     ("[[listen]]\ntls = 'tls'", [
         "F:2: listen.tls: must be off, starttls, required or implicit, not 'tls'"
     ]),
-    ("[[listen]]\n[listen.tls]\nmode = 'on'\nciphers = 'x'", [
+    ("[[listen]]\n[listen.tls]\nmode = 'on'\ncipher = 'x'", [
         "F:3: listen.tls.mode: must be off, starttls, required or implicit, not 'on'",
-        "F:4: listen.tls.ciphers: no such key",
+        "F:4: listen.tls.cipher: no such key; did you mean 'ciphers'?",
     ]),
     ("[[listen]]\n[listen.limits]\nerrors = 0\n[listen.policy]\nmod = 'off'\np0f = []", [
         "F:3: listen.limits.errors: must be at least 1, not 0",
@@ -99,6 +99,27 @@ FAULTS = [
     ("[[listen]]\nbare_newline = 'accept'\ngreeting_delay_s = 61", [
         "F:2: listen.bare_newline: must be reject or normalize, not 'accept'",
         "F:3: listen.greeting_delay_s: must be at most 60, not 61.0",
+    ]),
+    # client certificates
+    ("[tls]\nclient_ca = '/no.pem'\nclient_crl = '/key.pem'", [
+        "F:2: tls.client_ca: /no.pem: No such file or directory",
+        "F:3: tls.client_crl: /key.pem: no PEM revocation list in it",
+    ]),
+    ("[tls]\nclient_crl = 'crl.pem'", ["F:2: tls.client_crl: path 'crl.pem' must begin with /"]),
+    ("[tls]\nclient_crl = '/crl.pem'", [
+        "F:2: tls.client_crl: /crl.pem: No such file or directory",
+        "F:2: tls.client_crl: is given without its client_ca",
+    ]),
+    ("[tls]\nciphers = 'é'", ["F:2: tls.ciphers: 'é' is no list of ciphers"]),
+    ("[[listen]]\n[listen.tls]\nclient_ca = '/key.pem'", [
+        "F:3: listen.tls.client_ca: /key.pem: no PEM certificate in it"
+    ]),
+    ("[relay]\ncertificates = ['joe', 'a@b c', 'sha256:12', 'md5:12', '/no']\ncertificates_from = 'here'", [
+        "F:2: relay.certificates: 'joe' has no @",
+        "F:2: relay.certificates: 'b c' is no domain",
+        "F:2: relay.certificates: 'sha256:12' is no fingerprint: sha256: and 64 hexadecimal digits",
+        "F:2: relay.certificates: 'md5:12' is no fingerprint: sha256: and 64 hexadecimal digits",
+        "F:3: relay.certificates_from: 'here' is neither an address nor a network",
     ]),
     # [tls]
     ("[tls]\ncertificate = '/cert.pem'", ["F:2: tls.certificate: /cert.pem: no PEM key in it"]),
@@ -233,8 +254,6 @@ FAULTS = [
     # what isn't built yet
     ("[queue]\nretry_min_s = 300", ["F:1: queue: not built in this version"]),
     ("[metrics]\nlisten = '127.0.0.1:9425'", ["F:1: metrics: not built in this version"]),
-    ("[tls]\nclient_ca = '/ca.pem'", ["F:2: tls.client_ca: not built in this version"]),
-    ("[relay]\ncertificates = []", ["F:2: relay.certificates: not built in this version"]),
     ("[[accept]]\ndomain = 'a.example'\nrecipients = 'ask'\ndeliver = 'pipe:x'", [
         "F:3: accept.recipients: 'ask' is not built in this version; any, or a file of addresses",
         "F:4: accept.deliver: pipe: not built in this version",

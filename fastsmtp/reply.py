@@ -7,6 +7,7 @@ Not here: which reply is given when (that is policy, and the session's table).
 Rank 1: pure, imports only errors.
 """
 
+import re
 from collections.abc import Sequence
 
 from fastsmtp import errors
@@ -17,6 +18,9 @@ REPLY_LINE_BYTES = 512 - 2 - 40
 SIGNATURE_SHOWN = 40
 # Of what a next hop says; its text is for a person to read.
 PASSED_LINES = 10
+# Of what qmail-queue says for itself: notqmail reads no more.
+QUEUE_SAYS = 255
+_ENHANCED = re.compile(r"\(#([45]\.\d{1,3}\.\d{1,3})\)$|^#?([45]\.\d{1,3}\.\d{1,3})(?= )")
 
 
 class Reply:
@@ -142,6 +146,36 @@ def handed_over(message_id: str, said: str) -> Reply:
     return Reply(250, "2.0.0", f"Ok: {message_id} handed over: {said[:200]}")
 
 
+def qmail_accepted(unix_s: int, queued: str) -> Reply:
+    """250 to the end of data in qmail-smtpd's words, which log tools read; queued is "qp PID"."""
+    return Reply(250, "", f"ok {unix_s} {queued}")
+
+
+def qmail_queue(status: int) -> Reply:
+    """The answer to a message that qmail-queue ended with this exit status, not 0."""
+    if status in QMAIL_QUEUE:
+        return QMAIL_QUEUE[status]
+    return _QUEUE_REFUSES if 11 <= status <= 40 else _QUEUE_FAILS
+
+
+def qmail_queue_said(said: bytes) -> Reply | None:
+    """The answer that qmail-queue gives in its own words (exit status 82); None when it said nothing that counts.
+
+    D or Z, then a text; an enhanced code of the same class in it, as "(#5.7.1)" or at its beginning, is taken.
+    """
+    kind, text = said[:1], said[1:QUEUE_SAYS].decode("utf-8", "replace")
+    if kind not in (b"D", b"Z"):
+        return None
+    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    digit = "5" if kind == b"D" else "4"
+    enhanced = f"{digit}.3.0"
+    found = _ENHANCED.search(words)
+    if found is not None and (found[1] or found[2]).startswith(digit):
+        enhanced = found[1] or found[2]
+        words = (words[: found.start()] + words[found.end() :]).strip()
+    return Reply(554 if kind == b"D" else 451, enhanced, words or "Message not taken")
+
+
 def signature_found(signature: str, part: int) -> Reply:
     """554 5.7.1: a part of the message begins with what the operator refuses; signature is printable ASCII."""
     return Reply(
@@ -265,6 +299,35 @@ NEXT_HOP_BUSY = Reply(451, "4.4.5", "Next hop is busy, try again later")
 NEXT_HOP_NOT_UTF8 = Reply(553, "5.6.7", "Next hop does not take SMTPUTF8")  # RFC 6531 3.5
 NEXT_HOP_NOT_8BIT = Reply(554, "5.6.3", "Next hop does not take 8BITMIME")  # RFC 6152 3
 OTHER_NEXT_HOP = Reply(452, "4.5.3", "Send this recipient in another transaction")
+
+QUEUE_NOT_STARTED = Reply(451, "4.3.0", "Can't start the queue's program, try again later")
+QUEUE_CRASHED = Reply(451, "4.3.0", "The queue's program crashed, try again later")
+QUEUE_TIMED_OUT = Reply(451, "4.3.0", "The queue's program took too long, try again later")
+_QUEUE_REFUSES = Reply(554, "5.3.0", "The queue does not take this message")
+_QUEUE_FAILS = Reply(451, "4.3.0", "The queue can't take the message now")
+_QUEUE_FILES = Reply(451, "4.3.0", "The queue can't make its files, try again later")
+_QUEUE_DEFECT = Reply(451, "4.3.0", "The queue has an internal error, try again later")
+_QUEUE_ADDRESS = Reply(554, "5.1.3", "An address is too long for the queue")
+# By exit status, as man 8 qmail-queue and the filters in its place have them; see qmail_queue().
+QMAIL_QUEUE: dict[int, Reply] = {
+    11: _QUEUE_ADDRESS,
+    31: Reply(554, "5.3.0", "The message is refused for good"),
+    51: Reply(451, "4.3.0", "The queue is out of memory, try again later"),
+    52: Reply(451, "4.3.0", "The queue timed out, try again later"),
+    53: Reply(451, "4.3.0", "The queue can't write, its disk may be full"),
+    54: Reply(451, "4.3.0", "The queue can't read the message, try again later"),
+    55: Reply(451, "4.3.0", "The queue can't read its configuration, try again later"),
+    56: Reply(451, "4.3.0", "The queue has trouble with the network, try again later"),
+    61: Reply(451, "4.3.0", "The queue has trouble with its home directory, try again later"),
+    62: _QUEUE_FILES, 63: _QUEUE_FILES, 64: _QUEUE_FILES, 65: _QUEUE_FILES, 66: _QUEUE_FILES,
+    71: Reply(451, "4.3.0", "The message is refused for now"),
+    72: Reply(451, "4.4.1", "The mail server behind the queue does not answer, try again later"),
+    73: Reply(451, "4.4.1", "The mail server behind the queue refuses the connection, try again later"),
+    74: Reply(451, "4.4.2", "The connection to the mail server behind the queue broke, try again later"),
+    81: _QUEUE_DEFECT, 91: _QUEUE_DEFECT,
+    115: _QUEUE_ADDRESS,
+    120: QUEUE_NOT_STARTED,
+}  # fmt: skip
 
 
 def of_error(error: Exception) -> Reply:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
+import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -38,6 +39,7 @@ from fastsmtp.delivery.maildir import MaildirPath, MaildirWriter, Target
 from fastsmtp.delivery.outcome import Delivered, Retry
 from fastsmtp.delivery.pool import Limits, NextHop, Pool, Resolve
 from fastsmtp.delivery.printer import Printer
+from fastsmtp.delivery.qmail_queue import DEFAULT_HOME, QmailQueue
 from fastsmtp.log import Log
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy.facts import Facts
@@ -78,15 +80,17 @@ class Place:
 
     hop      the next hop of smtp: and lmtp: places, else None
     maildir  of maildir: places, else None
+    queue    of qmail-queue: places the program's path, "" for the qmail home's; else None
     """
 
-    __slots__ = ("hop", "is_printed", "maildir")
+    __slots__ = ("hop", "is_printed", "maildir", "queue")
 
     def __init__(self, dest: Dest, pass_client: str) -> None:
-        if dest.kind not in _LOCAL and dest.kind not in _HOPS:
+        if dest.kind not in _LOCAL and dest.kind not in _HOPS and dest.kind != "qmail-queue":
             raise ValueError(f"{dest}: nothing is delivered there directly")
         self.is_printed = dest.kind == "print"
         self.maildir = MaildirPath(dest.path) if dest.kind == "maildir" else None
+        self.queue = dest.path if dest.kind == "qmail-queue" else None
         self.hop: NextHop | None = None
         if dest.kind in _HOPS:
             self.hop = NextHop(dest.kind, dest.host, dest.port, dest.path, pass_client)
@@ -97,13 +101,17 @@ _HOPS = frozenset({"smtp", "lmtp", "lmtp+unix"})
 
 
 class DirectSink:
-    """Delivers before the 250: to nowhere, standard output, Maildirs, or a next hop.
+    """Delivers before the 250: to nowhere, standard output, Maildirs, qmail-queue, or a next hop.
 
     disk              where blocking jobs run
+    programs          where programs run, each as long as it takes; by default `disk`, which they would keep busy
     budget            memory for bodies, of the worker
     spool_directory   where bodies that are over it go; must exist
     hostname          for file names in Maildirs, and EHLO to next hops
     resolve           host name of a next hop -> its addresses; by default resolver.Hosts
+    qmail_home        as /var/qmail: for qmail-queue
+    is_compatible     what qmail-queue took is accepted in qmail-smtpd's words
+    wall              wall clock, seconds
     """
 
     def __init__(
@@ -117,8 +125,13 @@ class DirectSink:
         limits: Limits | None = None,
         log: Log | None = None,
         printer: Printer | None = None,
+        programs: Disk | None = None,
+        qmail_home: str = DEFAULT_HOME,
+        is_compatible: bool = False,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._disk = disk
+        self._programs = programs or disk
         self._budget = budget
         self._spool_directory = spool_directory
         self._places: dict[tuple[str, str], Place] = {}
@@ -128,6 +141,9 @@ class DirectSink:
         self.maildirs = MaildirWriter(disk, hostname)
         self.printer = printer or Printer(disk)
         self.pool = Pool(hostname=hostname, resolve=resolve or self._addresses, limits=limits)
+        self.qmail_queue = QmailQueue(self._programs, hostname=hostname, home=qmail_home)
+        self._is_compatible = is_compatible
+        self._wall = wall
 
     def open(self, envelope: Envelope, facts: Facts) -> DirectTransaction:
         return DirectTransaction(self, envelope, facts)
@@ -136,6 +152,7 @@ class DirectSink:
         await self.pool.close()
         if self._hosts is not None:
             self._hosts.close()
+        self._programs.close()
         self._disk.close()
 
     def place(self, recipient: Recipient) -> Place:
@@ -148,6 +165,12 @@ class DirectSink:
 
     def new_body(self) -> Body:
         return Body(self._disk, self._budget, self._spool_directory)
+
+    def queued(self, facts: Facts, said: str) -> Reply:
+        """The 250 to what qmail-queue has taken; said is "qp PID"."""
+        if self._is_compatible:
+            return reply.qmail_accepted(int(self._wall()), said)
+        return reply.handed_over(message_id(facts), said)
 
     def note_untold(self, hop: NextHop) -> None:
         """Say once of a next hop that it doesn't want to know who the client is, though it should."""
@@ -165,10 +188,11 @@ class DirectSink:
 
 
 class DirectTransaction:
-    """One message on its way to Maildirs, standard output, nowhere, or one next hop."""
+    """One message on its way to Maildirs, standard output, nowhere, or one next hop, or qmail-queue."""
 
     __slots__ = (
-        "_body", "_envelope", "_facts", "_handover", "_has_local", "_hop", "_printed", "_sink", "_targets",
+        "_body", "_envelope", "_facts", "_handover", "_has_local", "_hop", "_printed", "_queue", "_sink",
+        "_targets",
     )  # fmt: skip
 
     def __init__(self, sink: DirectSink, envelope: Envelope, facts: Facts) -> None:
@@ -178,6 +202,7 @@ class DirectTransaction:
         self._has_local = False
         self._targets: list[Target] | None = None
         self._printed: list[Recipient] | None = None
+        self._queue: str | None = None
         self._hop: NextHop | None = None
         self._handover: HandOver | None = None
         self._body: Body | None = None
@@ -190,6 +215,12 @@ class DirectTransaction:
             if self._handover.accepted:
                 return reply.OTHER_NEXT_HOP
             self._drop_handover()
+        if place.queue != self._queue and (self._has_local or self._queue is not None):
+            # Whoever takes a message may refuse it: then nobody else may have it.
+            return reply.OTHER_NEXT_HOP
+        if place.queue is not None:
+            self._queue = place.queue
+            return None
         self._has_local = True
         if place.maildir is not None:
             target = Target(place.maildir.directory(recipient.address), place.maildir.root, recipient.address)
@@ -208,9 +239,28 @@ class DirectTransaction:
             if refusal is not None:
                 return refusal
             self._body = self._sink.new_body()
+        elif self._queue is not None:
+            # facts as they are now: what the client's environment says goes for this message.
+            return self._begin_queue(self._queue, facts)
         elif self._targets is not None or self._printed is not None:
             self._body = self._sink.new_body()
         return None
+
+    def _begin_queue(self, path: str, facts: Facts) -> Reply | Awaitable[Reply | None] | None:
+        self._body = self._sink.new_body()
+        found = self._sink.qmail_queue.check(path, facts)
+        if isinstance(found, bool):
+            return None if found else self._no_queue(path)
+        return self._checked_queue(path, found)
+
+    async def _checked_queue(self, path: str, found: Awaitable[bool]) -> Reply | None:
+        return None if await found else self._no_queue(path)
+
+    def _no_queue(self, path: str) -> Reply:
+        self._log_hop(
+            f"qmail-queue:{path}", "there is no such program that can be run", reply.QUEUE_NOT_STARTED
+        )
+        return reply.QUEUE_NOT_STARTED
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
         return None if self._body is None else self._body.write(chunk)
@@ -224,6 +274,8 @@ class DirectTransaction:
             return reply.accepted(message_id(self._facts))
         if self._handover is not None:
             return self._hand_over(self._handover, prefix, self._body)
+        if self._queue is not None:
+            return self._enqueue(self._queue, prefix, self._body)
         return self._store(prefix, self._body)
 
     def abort(self) -> None:
@@ -232,7 +284,7 @@ class DirectTransaction:
             self._body.release()
 
     def _add_remote(self, recipient: Recipient, hop: NextHop) -> Reply | Awaitable[Reply | None]:
-        if self._has_local:
+        if self._has_local or self._queue is not None:
             return reply.OTHER_NEXT_HOP
         handover = self._handover
         if handover is not None and hop != self._hop:
@@ -254,7 +306,7 @@ class DirectTransaction:
         if not handover.has_told:
             self._sink.note_untold(hop)
         if answer is not None and handover.failure is not None and not had_failed:
-            self._log_hop(hop, str(handover.failure), answer)
+            self._log_hop(str(hop), str(handover.failure), answer)
         return answer
 
     def _drop_handover(self) -> None:
@@ -271,13 +323,32 @@ class DirectTransaction:
             return reply.handed_over(message_id(self._facts), outcome.said)
         if isinstance(outcome, Retry) and self._hop is not None:
             also = "; it may have arrived all the same" if outcome.may_have_arrived else ""
-            self._log_hop(self._hop, outcome.reason + also, outcome.reply)
+            self._log_hop(str(self._hop), outcome.reason + also, outcome.reply)
         return outcome.reply
 
-    def _log_hop(self, hop: NextHop, reason: str, answer: Reply) -> None:
+    async def _enqueue(self, path: str, prefix: bytes, body: Body) -> Reply:
+        sink = self._sink
+        try:
+            envelope = self._envelope
+            variables = sink.qmail_queue.environment(self._facts)
+            found = sink.qmail_queue.store(
+                path, envelope.sender, envelope.recipients, variables, prefix, body
+            )
+            outcome = await found if isinstance(found, Awaitable) else found
+        finally:
+            body.release()
+        if isinstance(outcome, Delivered):
+            return sink.queued(self._facts, outcome.said)
+        also = ""
+        if isinstance(outcome, Retry) and outcome.may_have_arrived:
+            also = "; it may have arrived all the same"
+        self._log_hop(f"qmail-queue:{path}", outcome.reason + also, outcome.reply)
+        return outcome.reply
+
+    def _log_hop(self, deliver: str, reason: str, answer: Reply) -> None:
         if self._sink.log is not None:
             self._sink.log.line(
-                "sink_failed", id=self._facts.session_id, what="next hop", deliver=str(hop), reason=reason,
+                "sink_failed", id=self._facts.session_id, what="next hop", deliver=deliver, reason=reason,
                 code=answer.code, enhanced=answer.enhanced,
             )  # fmt: skip
 

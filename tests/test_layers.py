@@ -42,6 +42,7 @@ RANKS = {
     2: ["config"],
     3: [
         "_counters",
+        "_spawn",
         "cares",
         "hosts",
         "dns_servers",

@@ -282,6 +282,8 @@ class _Checker:
         ]
         for place, text in places:
             dest = self.dest(text)
+            if dest.kind == "qmail-queue" and dest.path:
+                self.program(place, dest.path)
             if not dest.host:
                 continue
             is_here = is_loopback(dest.host) and dest.port in (everywhere | looped)
@@ -289,6 +291,19 @@ class _Checker:
                 self.fault(place, f"{text} is this server itself")
             if dest.kind == "lmtp" and dest.port == 25:
                 self.warn(place, f"{text}: LMTP is not spoken on port 25 (RFC 2033 section 5)")
+
+    def program(self, place: Path, path: str) -> None:
+        """A program that can't be run would be a 451 for every message."""
+        if not path.startswith("/"):
+            self.fault(place, f"path {path!r} must begin with /")
+            return
+        try:
+            bits, _ = self.host.mode(path)
+        except OSError as error:
+            self.fault(place, f"{path}: {error.strerror}")
+            return
+        if not bits & 0o111:
+            self.fault(place, f"{path}: is no program that can be run")
 
     def sources(self) -> None:
         """Each source once, with an address."""

@@ -40,7 +40,7 @@ class Dest:
     host  smtp, lmtp: a name or an address (IPv6 without brackets); else ""
     port  smtp, lmtp: TCP port; else 0
     path  maildir: absolute, with {domain} and {local} still in it; lmtp+unix: the socket;
-          qmail-queue: the program ("": the qmail home's); pipe: the command; else ""
+          qmail-queue: the program, relative to the qmail home ("": the home's own); pipe: the command; else ""
     """
 
     kind: str
@@ -75,7 +75,7 @@ def _parse(text: str, kind: str, colon: str, rest: str) -> Dest:
     if kind == "lmtp+unix" and colon:
         return Dest(kind, path=_absolute(rest))
     if kind == "qmail-queue":
-        return Dest(kind, path=_absolute(rest) if colon else "")
+        return Dest(kind, path=_program(rest) if colon else "")
     if kind == "pipe" and rest:
         return Dest(kind, path=rest)
     raise ValueError(f"{text!r} is no destination: {built_shapes()}")
@@ -92,6 +92,13 @@ def _absolute(path: str) -> str:
         raise ValueError(f"path {path!r} must begin with /")
     if "\0" in path:
         raise ValueError("a path has no NUL")
+    return path
+
+
+def _program(path: str) -> str:
+    """From the qmail home when it is relative, as $QMAILQUEUE is."""
+    if not path or "\0" in path:
+        raise ValueError("qmail-queue: needs the path of a program")
     return path
 
 

@@ -25,7 +25,7 @@ VALUES: Final = frozenset({
     ("accept.recipients", "ask"),
 })  # fmt: skip
 
-DESTS: Final = frozenset({"qmail-queue", "pipe"})
+DESTS: Final = frozenset({"pipe"})
 
 FLAGS: Final = frozenset({"--qmail", "--tcprules"})
 

@@ -40,6 +40,9 @@ from fastsmtp.tls import Credentials, ServerTls, ignore_bad_server_names, key_mo
 FRESH_S = 5.0
 # Who renews by ACME does it 30 days before the end: with 14 days left that has failed for two weeks.
 WARN_S = 14 * 86_400.0
+# How many programs (qmail-queue) a worker runs at a time; a message that finds none free waits for one.
+# tcpserver runs 40 qmail-smtpds at a time, each with its own.
+PROGRAMS = 20
 SPOOL = "spool"
 MAILDIR = "maildir"
 
@@ -137,6 +140,8 @@ class ServerPlan:
             spool_directory=os.path.join(self.state, SPOOL),
             hostname=config.hostname,
             log=log,
+            programs=ThreadDisk(threads=PROGRAMS),
+            is_compatible=self.settings[0].is_compatible,
         )
         service = Service(
             settings=self.settings,

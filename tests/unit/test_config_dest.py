@@ -22,6 +22,9 @@ DESTS = [
     ("lmtp://127.0.0.1", Dest("lmtp", "127.0.0.1", 24)),
     ("lmtp://dovecot:24", Dest("lmtp", "dovecot", 24)),
     ("lmtp+unix:/run/dovecot/lmtp", Dest("lmtp+unix", path="/run/dovecot/lmtp")),
+    ("qmail-queue", Dest("qmail-queue")),
+    ("qmail-queue:/opt/filter", Dest("qmail-queue", path="/opt/filter")),
+    ("qmail-queue:bin/filter", Dest("qmail-queue", path="bin/filter")),  # $QMAILQUEUE: from the qmail home
 ]
 
 
@@ -55,8 +58,8 @@ def test_a_destination_is_read(text: str, dest: Dest) -> None:
         ("DISCARD", "is no destination"),
         ("pipe:", "is no destination"),
         ("pipe:/bin/cat", "pipe: not built in this version"),
-        ("qmail-queue", "qmail-queue: not built in this version"),
-        ("qmail-queue:/var/qmail/bin/qmail-queue", "qmail-queue: not built in this version"),
+        ("qmail-queue:", "needs the path of a program"),
+        ("qmail-queue:/a\0b", "needs the path of a program"),
     ],
 )
 def test_a_wrong_destination_says_why(text: str, clause: str) -> None:

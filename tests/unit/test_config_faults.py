@@ -171,7 +171,16 @@ FAULTS = [
     ]),
     ("[[accept]]\ndomain = 'example.org'\ndeliver = 'imap://x'", [
         "F:3: accept.deliver: 'imap://x' is no destination: discard, print, maildir:PATH, "
-        "smtp://HOST[:PORT], lmtp://HOST[:PORT], lmtp+unix:PATH, mx or refuse"
+        "smtp://HOST[:PORT], lmtp://HOST[:PORT], lmtp+unix:PATH, qmail-queue[:PATH], mx or refuse"
+    ]),
+    ("[deliver]\ndefault = 'qmail-queue:bin/qmail-queue'", [
+        "F:2: deliver.default: path 'bin/qmail-queue' must begin with /"
+    ]),
+    ("[deliver]\ndefault = 'qmail-queue:/absent'", [
+        "F:2: deliver.default: /absent: No such file or directory"
+    ]),
+    ("[deliver]\ndefault = 'qmail-queue:/key.pem'", [
+        "F:2: deliver.default: /key.pem: is no program that can be run"
     ]),
     ("[[listen]]\naddress = '0.0.0.0:2525'\n[deliver]\ndefault = 'smtp://localhost:2525'", [
         "F:4: deliver.default: smtp://localhost:2525 is this server itself"
@@ -264,7 +273,7 @@ FAULTS = [
         "F:3: limits.errors: must be at least 1, not 0",
         "F:5: accept.domain: 'x y' is no domain",
         "F:6: accept.deliver: 'y' is no destination: discard, print, maildir:PATH, smtp://HOST[:PORT], "
-        "lmtp://HOST[:PORT], lmtp+unix:PATH, mx or refuse",
+        "lmtp://HOST[:PORT], lmtp+unix:PATH, qmail-queue[:PATH], mx or refuse",
         "F:8: log.to: must be a text, not 1",
     ]),
 ]  # fmt: skip

@@ -100,6 +100,7 @@ _HAS_TWIN = frozenset({550, 552})
 # Ours -> those of qmail-smtpd 1.03, tls.patch, antispam4, mfcheck and viruscan, whose replies scripts match on.
 _QMAIL = {
     (550, "5.7.1"): (553, "5.7.1"),
+    (550, "5.1.7"): (553, "5.7.1"),
     (550, "5.1.8"): (553, "5.7.1"),
     (550, "5.7.25"): (553, "5.7.1"),
     (550, "5.7.27"): (553, "5.7.1"),
@@ -276,6 +277,9 @@ MAIL_LOOP = Reply(554, "5.4.6", "Mail is looping: too many hops")  # RFC 5321 6.
 DENIED = Reply(550, "5.7.1", "Not allowed")
 CLIENT_DENIED = Reply(550, "5.7.1", "Your address is not allowed to send here")
 SCORE = Reply(550, "5.7.1", "Too many signs of unwanted mail")
+BAD_SENDER = Reply(550, "5.7.1", "Mail from this sender is not wanted here")
+NO_BOUNCES = Reply(550, "5.7.1", "Bounces are not taken here")
+SENDER_NO_ADDRESS = Reply(550, "5.1.7", "Sender is no address that could be answered")  # RFC 3463 3.2
 SENDER_HAS_NO_MAIL = Reply(550, "5.1.8", "Sender's domain does not exist, or takes no mail")  # RFC 3463 3.2
 SENDER_NULL_MX = Reply(550, "5.7.27", "Sender's domain says that it takes no mail")  # RFC 7505 4.2
 SENDER_UNKNOWN_YET = Reply(451, "4.4.3", "Sender's domain cannot be looked up now")  # RFC 3463 3.5

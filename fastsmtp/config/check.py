@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastsmtp.config.ciphers import choose
+from fastsmtp.config.denymail import NOBOUNCE, SPAM
 from fastsmtp.config.dest import Dest, parse_dest
 from fastsmtp.config.endpoint import is_loopback, parse_endpoint
 from fastsmtp.config.host import Host
 from fastsmtp.config.lines import Path
-from fastsmtp.config.model import ANY_DOMAIN, NOBODY, Config, Tls
+from fastsmtp.config.model import ANY_DOMAIN, DELAY_MOST_S, NOBODY, Config, Listen, Policy, Tls
 from fastsmtp.config.names import parse_host_name
 from fastsmtp.config.settings import AcceptTable
 from fastsmtp.config.toml import NO_CERTIFICATE, Built, fault_line
@@ -47,6 +48,8 @@ def check(
     checker.routes()
     checker.relayed()
     checker.signatures()
+    checker.senders()
+    checker.tarpit()
     checker.log()
     if table is not None:
         checker.postmaster(table)
@@ -394,16 +397,57 @@ class _Checker:
                 f"no [[accept]] takes mail for {domain}, so mail to <postmaster> without a domain is refused",
             )
 
+    def policies(self) -> Iterator[tuple[Path, Policy, list[Listen]]]:
+        """Each policy table with its place, and the listeners that it is for."""
+        plain = [listen for listen in self.config.listen if listen.policy is None]
+        yield ("policy",), self.config.policy, plain
+        for index, listen in enumerate(self.config.listen):
+            if listen.policy is not None:
+                yield ("listen", index, "policy"), listen.policy, [listen]
+
+    def senders(self) -> None:
+        """What refuses senders that a server should not refuse, or can't be fulfilled."""
+        for place, policy, listeners in self.policies():
+            # A listener's own table shows the global values where it has none itself.
+            if NOBOUNCE in policy.denymail and self.is_given(*place, "denymail"):
+                self.warn(
+                    (*place, "denymail"),
+                    "NOBOUNCE refuses every bounce and receipt, which RFC 5321 sections 4.5.5 and 6.1 want taken",
+                )
+            if SPAM in policy.denymail and self.is_given(*place, "denymail"):
+                self.warn((*place, "denymail"), "SPAM refuses all mail")
+            is_clear = [listen.name for listen in listeners if listen.tls == "off"]
+            if policy.require_tls and is_clear:
+                self.warn(
+                    (*place, "require_tls", 0),
+                    f"{', '.join(is_clear)} offers no TLS, so mail of these senders can't come in there",
+                )
+
+    def tarpit(self) -> None:
+        """A message that is slower than it may take can never be delivered."""
+        for place, policy, listeners in self.policies():
+            rule = policy.tarpit
+            if not rule.after_recipients or rule.mode == "off":
+                continue
+            for listen in listeners:
+                limits = listen.limits or self.config.limits
+                slow = max(0, limits.recipients - rule.after_recipients + 1)
+                longest_s = sum(
+                    min(rule.delay_s + rule.step_s * beyond, DELAY_MOST_S)
+                    for beyond in range(min(slow, 100_000))
+                )
+                if longest_s > min(limits.transaction_s, limits.session_s):
+                    self.warn(
+                        (*place, "tarpit", "after_recipients"),
+                        f"a message with {limits.recipients} recipients (limits.recipients) is held back for "
+                        f"{longest_s:.0f} s, longer than limits.transaction_s or session_s: it can't get through",
+                    )
+                    break
+
     def signatures(self) -> None:
-        for place, policy in (
-            (("policy",), self.config.policy),
-            *(
-                (("listen", index, "policy"), listen.policy)
-                for index, listen in enumerate(self.config.listen)
-            ),
-        ):
+        for place, policy, _ in self.policies():
             key = (*place, "signatures", "decoded")
-            if policy is None or policy.signatures.file or not policy.signatures.decoded:
+            if policy.signatures.file or not policy.signatures.decoded:
                 continue
             if self.is_given(*key) and self.is_sound(*place, "signatures"):
                 self.warn(key, "there is no file, so nothing is compared")

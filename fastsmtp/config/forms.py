@@ -20,6 +20,7 @@ from fastsmtp.config.names import (
     parse_mailbox_key,
     parse_sender,
 )
+from fastsmtp.config.patterns import check_pattern
 from fastsmtp.config.zones import parse_answers
 
 # RFC 5322 section 2.2 allows more; no program that reads the field needs it.
@@ -128,6 +129,7 @@ def _any(parse: Callable[[str], object]) -> Callable[[str], None]:
 
 
 FORMS: Final[Mapping[str, Callable[[str], None]]] = {
+    "address_pattern": check_pattern,
     "answer": _any(parse_answers),
     "certificate": _any(parse_certificate),
     "ciphers": _ciphers,
@@ -152,5 +154,5 @@ FORMS: Final[Mapping[str, Callable[[str], None]]] = {
     "word": _word,
     "zone": _zone,
 }
-LISTS: Final = frozenset({"certificate", "domain", "destination", "network", "sender"})
+LISTS: Final = frozenset({"address_pattern", "certificate", "domain", "destination", "network", "sender"})
 """Forms whose list may name files: an entry that begins with "/" is a file with one entry a line."""

@@ -17,7 +17,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fastsmtp.config.about import about
+from fastsmtp.config.denymail import LEGACY, MODERN, WORDS
 from fastsmtp.config.outgoing import Remote, Route, Source
+
+DELAY_MOST_S: Final = 225.0
+"""No reply is held back longer.  A client waits 5 minutes for one (RFC 5321 section 4.5.3.2); up to 60 s of them are
+dns.timeout_s."""
 
 ANY_DOMAIN: Final = "*"
 """In Accept.domain: every domain.  For the trial and for programs; a file can't say it: an open relay."""
@@ -214,6 +219,10 @@ _ANSWERS: Final = about(
     example='["127.0.0.2-127.0.0.11"]',
     precedent="RFC 5782 section 2.3",
 )
+_ACTION: Final = about(
+    "what a listing does: add its score; refuse (5xx) or defer (4xx) whatever the score; only be told to the next hop",
+    choices=("score", "reject", "defer", "tag"),
+)
 _TESTED: Final = about(
     "false: the list has no test points, so only its silence and a wildcard are noticed",
     precedent="RFC 5782 section 5",
@@ -244,6 +253,7 @@ class Dnsbl:
     zone: str = field(metadata=about("its domain", form="zone", example='"zen.spamhaus.org"'))
     answers: tuple[str, ...] = field(default=(), metadata=_ANSWERS)
     score: int = field(default=10, metadata=about("for a listing", low=-1_000, high=1_000))
+    action: str = field(default="score", metadata=_ACTION)
     reason: bool = field(
         default=False,
         metadata=about("the list's TXT text in the reply; one more question, only when refused"),
@@ -279,6 +289,7 @@ class Rhsbl:
         ),
     )
     score: int = field(default=10, metadata=about("for a listing", low=-1_000, high=1_000))
+    action: str = field(default="score", metadata=_ACTION)
     reason: bool = field(
         default=False,
         metadata=about("the list's TXT text in the reply; one more question, only when refused"),
@@ -329,6 +340,56 @@ class ReverseDns:
     score: int = field(
         default=0, metadata=about("for a finding that does not refuse", low=-1_000, high=1_000)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tarpit:
+    """Slow answers to many recipients; not for relay clients."""
+
+    after_recipients: int = field(
+        default=0,
+        metadata=about(
+            "this recipient of a message, and each one after it, is slow; 0: off",
+            low=0,
+            precedent="qmail's tarpitcount",
+        ),
+    )
+    delay_s: float = field(
+        default=5.0,
+        metadata=about(
+            "before the reply", unit="s", low=0, high=DELAY_MOST_S, precedent="qmail's tarpitdelay"
+        ),
+    )
+    step_s: float = field(
+        default=0.0,
+        metadata=about(
+            f"added for each recipient beyond; no reply waits longer than {DELAY_MOST_S:.0f} s",
+            unit="s",
+            low=0,
+            high=DELAY_MOST_S,
+            precedent="RFC 5321 section 4.5.3.2: clients wait 5 minutes",
+        ),
+    )
+    count_rejected: bool = field(
+        default=True,
+        metadata=about("refused recipients count too, and are slow; else only accepted ones"),
+    )
+    mode: str = field(default="enforce", metadata=_RULE_MODE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequireTls:
+    """[[policy.require_tls]]: senders whose mail is taken only over TLS (530 5.7.0)."""
+
+    sender: tuple[str, ...] = field(
+        metadata=about(
+            "user@host, @host, user@, @.host for every host below it; or a file of these",
+            fewest=1,
+            form="address_pattern",
+            example='"@bank.example"',
+        )
+    )
+    mode: str = field(default="enforce", metadata=_RULE_MODE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -406,6 +467,45 @@ class Policy:
             'score and tags for the next hop; foreign copies are removed; "" for none', form="header_name"
         ),
     )
+    badmailfrom: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "envelope senders that are refused: user@host, @host, user@, .host for every host below it; or a file "
+            "of these",
+            form="address_pattern",
+            example='["spam@example.net", "@example.com", "info@"]',
+        ),
+    )
+    badmailfrom_mode: str = field(default="enforce", metadata=_RULE_MODE)
+    badrcptto: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "recipients that are refused as if they did not exist; the same forms",
+            form="address_pattern",
+            example='"/etc/fastsmtp/badrcptto"',
+        ),
+    )
+    badrcptto_mode: str = field(default="enforce", metadata=_RULE_MODE)
+    denymail: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "SPAM: no mail at all; NOBOUNCE: no null sender; DNSCHECK: the sender's domain must be in the DNS; "
+            "SANITY and each of the others: the sender must look like an address of the Internet",
+            choices=WORDS,
+            example='["NOBOUNCE", "DNSCHECK"]',
+        ),
+    )
+    denymail_tld: str = field(
+        default=MODERN,
+        metadata=about(
+            "what its last label may be: any that could be a top-level domain, or 2 or 3 characters",
+            choices=(MODERN, LEGACY),
+        ),
+    )
+    denymail_literals: bool = field(
+        default=False, metadata=about("true: an address literal, a@[192.0.2.1], looks like one")
+    )
+    denymail_mode: str = field(default="enforce", metadata=_RULE_MODE)
     clients: Clients = Clients()
     dnsbl: tuple[Dnsbl, ...] = ()
     dnswl: tuple[Dnswl, ...] = ()
@@ -413,6 +513,8 @@ class Policy:
     mfcheck: Mfcheck = Mfcheck()
     helo: HeloRule = HeloRule()
     reverse_dns: ReverseDns = ReverseDns()
+    tarpit: Tarpit = Tarpit()
+    require_tls: tuple[RequireTls, ...] = ()
     signatures: SignatureRule = SignatureRule()
     python: tuple[PythonStage, ...] = ()
 

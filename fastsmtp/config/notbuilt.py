@@ -12,11 +12,6 @@ KEYS: Final = frozenset({
     "tcprules",
     "compatible",
     "queue",
-    "policy.badmailfrom",
-    "policy.badrcptto",
-    "policy.denymail",
-    "policy.tarpit",
-    "policy.require_tls",
     "policy.p0f",
     "metrics",
 })  # fmt: skip

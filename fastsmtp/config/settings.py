@@ -38,6 +38,7 @@ from fastsmtp.config.names import (
     parse_sender,
     spellings,
 )
+from fastsmtp.config.patterns import NO_PATTERNS, AddressPatterns, parse_pattern, parse_patterns
 from fastsmtp.config.routes import Route, RouteTable, Routing, Rule, Source
 from fastsmtp.config.zones import Answers, Zone
 from fastsmtp.errors import ConfigError
@@ -109,6 +110,7 @@ class Settings:
                 "mail", "helo", "ptr"
     certificates  client certificates that may relay, each as names.parse_certificate has it; asked for are the
                 clients of certificates_from, on listeners whose tls has a client_ca
+    badmailfrom, badrcptto   the patterns of both;  require_tls  those of its rules, by mode: "enforce", "observe"
     signatures  of policy.signatures.file; None where there are none, or the rule is off
     tls         certificates and versions of this listener; whether TLS is offered says listen.tls
     is_compatible   qmail's reply codes where they differ from ours
@@ -134,6 +136,9 @@ class Settings:
     certificates_from: Networks = field(default_factory=Networks)
     lists: tuple[Zone, ...] = ()
     rhsbl: Mapping[str, tuple[Zone, ...]] = field(default_factory=dict)
+    badmailfrom: AddressPatterns = NO_PATTERNS
+    badrcptto: AddressPatterns = NO_PATTERNS
+    require_tls: Mapping[str, AddressPatterns] = field(default_factory=dict)
     signatures: Signatures | None = None
     tls: Tls = field(default_factory=Tls)
     is_compatible: bool = False
@@ -171,6 +176,10 @@ def _lists(config: Config) -> Iterable[tuple[str, ...]]:
         yield policy.exempt
         yield policy.clients.allow
         yield policy.clients.deny
+        yield policy.badmailfrom
+        yield policy.badrcptto
+        for rule in policy.require_tls:
+            yield rule.sender
     for listen in config.listen:
         yield listen.proxy_from
         yield listen.xclient_from
@@ -216,6 +225,14 @@ def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
             xclient_from=compiler.networks(listen.xclient_from),
             accept=accept,
             routing=routing,
+            badmailfrom=compiler.patterns(policy.badmailfrom),
+            badrcptto=compiler.patterns(policy.badrcptto),
+            require_tls={
+                mode: compiler.patterns(
+                    tuple(text for rule in policy.require_tls if rule.mode == mode for text in rule.sender)
+                )
+                for mode in ("enforce", "observe")
+            },
             signatures=compiler.signatures(policy.signatures),
             tls=listen.tls_table or config.tls,
         )
@@ -235,6 +252,7 @@ def compile_zones(rules: Iterable[Dnsbl | Dnswl | Rhsbl]) -> tuple[Zone, ...]:
             text=name,
             answers=Answers(rule.answers),
             score=rule.score,
+            action="score" if isinstance(rule, Dnswl) else rule.action,
             is_observed=rule.mode == "observe",
             has_reason=not isinstance(rule, Dnswl) and rule.reason,
             is_tested=rule.tested,
@@ -256,6 +274,7 @@ class _Compiler:
         self.faults: list[str] = []
         self.recipients: dict[str, frozenset[bytes]] = {}
         self.signature_files: dict[str, Signatures] = {}
+        self.pattern_files: dict[str, set[bytes]] = {}
 
     def texts(self, texts: tuple[str, ...], check: Callable[[str], object]) -> Iterator[str]:
         """The entries, those of files in place of their paths."""
@@ -325,6 +344,17 @@ class _Compiler:
             if text != ANY_DOMAIN
             for spelling in spellings(parse_accept_domain(text))
         ]
+
+    def patterns(self, texts: tuple[str, ...]) -> AddressPatterns:
+        keys: set[bytes] = set()
+        for text in texts:
+            if not text.startswith("/"):
+                keys.update(parse_pattern(text))
+                continue
+            if text not in self.pattern_files:
+                self.pattern_files[text] = parse_patterns(text, self.files[text], self.faults)
+            keys |= self.pattern_files[text]
+        return AddressPatterns(keys) if keys else NO_PATTERNS
 
     def signatures(self, rule: SignatureRule) -> Signatures | None:
         if not rule.file:

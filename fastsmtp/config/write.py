@@ -29,10 +29,12 @@ from fastsmtp.config.model import (
     Policy,
     PythonStage,
     Relay,
+    RequireTls,
     ReverseDns,
     Rhsbl,
     ServerName,
     SignatureRule,
+    Tarpit,
     Tls,
 )
 from fastsmtp.config.outgoing import Remote, Route, Source, Weight
@@ -60,6 +62,8 @@ SECTIONS: Final[tuple[tuple[str, type, bool], ...]] = (
     ("[policy.mfcheck]", Mfcheck, True),
     ("[policy.helo]", HeloRule, True),
     ("[policy.reverse_dns]", ReverseDns, True),
+    ("[policy.tarpit]", Tarpit, True),
+    ("[[policy.require_tls]]", RequireTls, False),
     ("[policy.signatures]", SignatureRule, True),
     ("[[policy.python]]", PythonStage, False),
     ("[log]", Log, True),

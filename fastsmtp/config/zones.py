@@ -98,6 +98,7 @@ class Zone:
 
     name         its domain, bytes;  text  the same as str
     score        for a listing
+    action       what a listing does: "score", "reject", "defer" or "tag"
     is_observed  its listings are counted and logged, and nothing else
     has_reason   its TXT text goes into the reply
     is_tested    it has the test points of RFC 5782
@@ -115,3 +116,4 @@ class Zone:
     skips: bool = False
     is_white: bool = False
     is_domains: bool = False
+    action: str = "score"

@@ -49,12 +49,16 @@ class AddHeader(Effect):
 
 
 class Delay(Effect):
-    """Hold the reply back for so long (tarpit)."""
+    """Hold the reply back for so long (tarpit), at most model.DELAY_MOST_S.
 
-    __slots__ = ("seconds",)
+    is_for_refused  False: a refusal is spoken at once
+    """
 
-    def __init__(self, seconds: float) -> None:
+    __slots__ = ("is_for_refused", "seconds")
+
+    def __init__(self, seconds: float, *, is_for_refused: bool = True) -> None:
         self.seconds = seconds
+        self.is_for_refused = is_for_refused
 
 
 class TakeToken(Effect):

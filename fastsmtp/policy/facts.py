@@ -131,6 +131,7 @@ class Facts:
     header         HeaderFacts, in END
     signature      SignatureHit or None, in END
     messages       messages accepted in this session so far
+    refused        recipients refused since the last of them
     score, tags    what the stages of earlier phases said; observed_score is that of rules that only observe
     held           refusals that are known and not spoken yet (policy.reject_at), in order
     bad_lists      zones in quarantine: not asked
@@ -139,7 +140,7 @@ class Facts:
     __slots__ = (
         "_notes", "bad_lists", "client", "connections", "declared_bytes", "envelope", "has_waited", "header", "held",
         "helo", "is_early", "is_extended", "listener", "local_address", "messages", "observed_score", "recipient",
-        "score", "sender", "session_id", "signature", "size_bytes", "tags", "tls",
+        "refused", "score", "sender", "session_id", "signature", "size_bytes", "tags", "tls",
     )  # fmt: skip
 
     def __init__(self, session_id: str, listener: str, local_address: str, client: Client) -> None:
@@ -161,6 +162,7 @@ class Facts:
         self.header: HeaderFacts | None = None
         self.signature: SignatureHit | None = None
         self.messages = 0
+        self.refused = 0
         self.score = 0
         self.observed_score = 0
         self.tags: Mapping[str, str] = NO_TAGS

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fastsmtp import reply
 from fastsmtp._dns import Status
+from fastsmtp._parser import Path
 from fastsmtp.config.names import parse_domain_name
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Tag, defer, reject
@@ -26,11 +27,17 @@ _UNKNOWN = defer(reply.SENDER_UNKNOWN_YET, Tag("mfcheck", "failed"))
 def check_sender(facts: Facts, settings: Settings) -> Asking | None:
     """MAIL: MX, then A and AAAA (RFC 5321 section 5.1), of the sender's domain.
 
-    The null sender (RFC 5321 section 4.5.5) and address literals pass unasked.
+    The null sender (RFC 5321 section 4.5.5) and address literals pass unasked.  When compatible, 553 5.7.1 and
+    451 4.3.0.
     """
     path = facts.sender
     domain = path.domain if path is not None else b""
     return None if not domain or domain[0] == _BRACKET else _ask(domain)
+
+
+def is_null(path: Path) -> bool:
+    """The null sender, or the one of qmail's double bounces, "#@[]", which is meant to be as null."""
+    return not path.address or path.address == b"#@[]"
 
 
 def _ask(domain: bytes) -> Asking:

@@ -24,6 +24,9 @@ _UNKNOWN = reject(reply.UNKNOWN_RECIPIENT)
 def know_client(facts: Facts, settings: Settings) -> Decision | None:
     """CLIENT: relay networks may send anywhere and skip all checks; exempt clients skip the checks.
 
+    In compatible mode relay clients meet them, as those with RELAYCLIENT do in the patches: but for badrcptto,
+    tarpit and the lists of domains, which look at may_relay themselves.
+
     A loopback address that a proxy or XCLIENT claims gives nothing: whoever may speak for
     other clients must not be able to turn any of them into ourselves.
 
@@ -35,11 +38,10 @@ def know_client(facts: Facts, settings: Settings) -> Decision | None:
         return None
     if settings.relay_suffix is not None:
         return _QMAIL_RELAY_CLIENT if settings.is_compatible else _RELAY_CLIENT
+    is_exempt = bool(settings.exempt) and client.address in settings.exempt
     if settings.relay and client.address in settings.relay:
-        return _RELAY_CLIENT
-    if settings.exempt and client.address in settings.exempt:
-        return _EXEMPT_CLIENT
-    return None
+        return _QMAIL_RELAY_CLIENT if settings.is_compatible and not is_exempt else _RELAY_CLIENT
+    return _EXEMPT_CLIENT if is_exempt else None
 
 
 def find_recipient(facts: Facts, settings: Settings) -> Decision | None:

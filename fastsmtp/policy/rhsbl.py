@@ -1,6 +1,7 @@
 """Lists of domains (RFC 5782 section 4): the envelope sender's, the one in HELO, the confirmed reverse name.
 
-Only domain names are asked for, never an address: lists take that for misuse and answer "refused".
+Only domain names are asked for, never an address: lists take that for misuse and answer "refused".  When
+compatible, a list of senders that doesn't answer defers (451), as mfcheck does; else it counts for nothing.
 
 Rank 4: pure.
 """
@@ -11,10 +12,10 @@ import re
 
 from fastsmtp import reply
 from fastsmtp.config.settings import Settings
-from fastsmtp.config.zones import Zone, oddity
-from fastsmtp.policy.decision import Effect, ListFailed, Tag, passed, reject
+from fastsmtp.policy.decision import defer, passed, reject
 from fastsmtp.policy.facts import Facts
-from fastsmtp.policy.questions import TXT, A, Question, is_failed, is_unlisted, text_of
+from fastsmtp.policy.listing import Listings
+from fastsmtp.policy.questions import TXT, A, Question, is_unlisted, text_of
 from fastsmtp.policy.reverse_dns import find_name
 from fastsmtp.policy.stage import Asking, Opinion
 
@@ -47,6 +48,9 @@ def ask_of_reverse_name(facts: Facts, settings: Settings) -> Asking:
 
 def _ask(what: str, domain: bytes, facts: Facts, settings: Settings) -> Asking:
     zones = settings.rhsbl[what]
+    if facts.client.may_relay:
+        # Even where relay clients meet the checks (compatible mode).
+        return None
     if facts.bad_lists:
         zones = tuple(zone for zone in zones if zone.name not in facts.bad_lists)
         if not zones:
@@ -54,32 +58,17 @@ def _ask(what: str, domain: bytes, facts: Facts, settings: Settings) -> Asking:
     answers = yield tuple([Question(b"%b.%b" % (domain, zone.name), A) for zone in zones])
     if is_unlisted(answers):
         return None
-    effects: list[Effect] = []
-    score = facts.score
-    worst: Zone | None = None
-    for zone, answer in zip(zones, answers, strict=True):
-        if is_failed(answer):
-            effects.append(ListFailed(zone.text))
-            continue
-        if not answer.records:
-            continue
-        found = zone.answers.find(answer.records)
-        if not found:
-            if oddity(answer.records):
-                effects.append(ListFailed(zone.text))
-            continue
-        value = f"{zone.text}({found},{what})"
-        effects.append(Tag("rhsbl", value, zone.score, zone=zone.text, is_observed=zone.is_observed))
-        if not zone.is_observed:
-            score += zone.score
-            if worst is None or zone.score > worst.score:
-                worst = zone
-    if score >= settings.policy.reject_score and worst is not None:
-        reason = ""
-        if worst.has_reason:
-            (texts,) = yield (Question(b"%b.%b" % (domain, worst.name), TXT),)
-            reason = text_of(texts)
-        text = domain.decode("ascii", "replace")
-        opinion: Opinion = reject(reply.domain_listed(_WHAT[what], text, worst.text, reason), *effects)
-        return opinion
-    return passed(*effects) if effects else None
+    said = Listings(zones, answers, what, facts.score, settings.policy.reject_score)
+    zone = said.rejects or said.defers
+    if zone is None:
+        if said.has_failed and what == "mail" and settings.is_compatible:
+            return defer(reply.SENDER_UNKNOWN_YET, *said.effects)
+        return passed(*said.effects) if said.effects else None
+    reason = ""
+    if zone.has_reason:
+        (texts,) = yield (Question(b"%b.%b" % (domain, zone.name), TXT),)
+        reason = text_of(texts)
+    text = domain.decode("ascii", "replace")
+    refusal = reply.domain_listed(_WHAT[what], text, zone.text, reason)
+    opinion: Opinion = reject(refusal, *said.effects)
+    return opinion if said.rejects else defer(refusal.softened(), *said.effects)

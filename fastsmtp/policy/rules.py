@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
+from fastsmtp.config.denymail import DNSCHECK
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy import (
+    badmailfrom,
+    badrcptto,
     clients,
+    denymail,
     dnsbl,
     greeting,
     helo,
@@ -19,10 +23,12 @@ from fastsmtp.policy import (
     mfcheck,
     rblsmtpd,
     relay,
+    require_tls,
     reverse_dns,
     rhsbl,
     score,
     signatures,
+    tarpit,
 )
 from fastsmtp.policy.facts import Phase
 from fastsmtp.policy.stage import Mode, Stage
@@ -87,9 +93,29 @@ def _rules(settings: Settings) -> Iterable[Stage]:
     yield Stage("helo", Phase.HELO, helo.check_existence, mode=helo_mode, asks=True)
     if settings.rhsbl.get("helo"):
         yield Stage("rhsbl", Phase.HELO, rhsbl.ask_of_helo, asks=True)
-    yield Stage("mfcheck", Phase.MAIL, mfcheck.check_sender, mode=cast(Mode, policy.mfcheck.mode), asks=True)
+    if settings.require_tls.get("enforce"):
+        yield Stage("require_tls", Phase.MAIL, require_tls.check_tls, is_prompt=True)
+    if settings.require_tls.get("observe"):
+        yield Stage("require_tls", Phase.MAIL, require_tls.observe_tls, mode="observe")
+    if settings.badmailfrom:
+        mode = cast(Mode, policy.badmailfrom_mode)
+        yield Stage("badmailfrom", Phase.MAIL, badmailfrom.refuse_sender, mode=mode, is_classic=True)
+    if policy.denymail:
+        mode = cast(Mode, policy.denymail_mode)
+        yield Stage("denymail", Phase.MAIL, denymail.refuse_sender, mode=mode, is_classic=True)
+        if DNSCHECK in policy.denymail:
+            yield Stage(
+                "denymail", Phase.MAIL, denymail.ask_about_sender, mode=mode, asks=True, is_classic=True
+            )
+    mode = cast(Mode, policy.mfcheck.mode)
+    yield Stage("mfcheck", Phase.MAIL, mfcheck.check_sender, mode=mode, asks=True, is_classic=True)
     if settings.rhsbl.get("mail"):
-        yield Stage("rhsbl", Phase.MAIL, rhsbl.ask_of_sender, asks=True)
+        yield Stage("rhsbl", Phase.MAIL, rhsbl.ask_of_sender, asks=True, is_classic=True)
+    if settings.badrcptto:
+        mode = cast(Mode, policy.badrcptto_mode)
+        yield Stage("badrcptto", Phase.RCPT, badrcptto.refuse_recipient, mode=mode, is_classic=True)
+    if policy.tarpit.after_recipients:
+        yield Stage("tarpit", Phase.RCPT, tarpit.slow_recipient, mode=cast(Mode, policy.tarpit.mode))
     if settings.signatures is not None:
         mode = cast(Mode, policy.signatures.mode)
         yield Stage("signatures", Phase.END, signatures.check_signatures, mode=mode)

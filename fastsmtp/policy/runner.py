@@ -9,8 +9,8 @@ by whoever called; nothing here waits.
 Of several refusals the highest verdict stands, and among equals the earlier
 stage.  Effects of all stages are carried out, whichever verdict stands.
 A stage that raises is never read as "no opinion": it defers, or passes where
-it says on_error="pass".  Where something that is no rule refuses (a limit),
-nothing is asked any more.
+it says on_error="pass".  Where something that is no rule refuses (a limit), or a
+rule rejects here and now, nothing is asked any more.
 
 A rule's refusal in a phase before policy.reject_at is held: the decision passes
 and carries it as an effect, and the stage "held" speaks it later.
@@ -195,7 +195,7 @@ class Plan:
                 continue
             if opinion.verdict is not Verdict.PASS:  # type: ignore[union-attr]
                 opinion = self._weighed(phase, facts, stage, opinion)  # type: ignore[arg-type]
-                is_final = is_final or not stage.is_check
+                is_final = is_final or not stage.is_check or opinion.verdict >= Verdict.REJECT
             elif stage.is_check and opinion.effects:  # type: ignore[union-attr]
                 opinion = self._weighed(phase, facts, stage, opinion)  # type: ignore[arg-type]
             if decided is not None:
@@ -297,7 +297,9 @@ class Plan:
             answer = opinion.reply
             if self._is_soft and answer is not None and answer.is_permanent:
                 verdict, answer = Verdict.DEFER, answer.softened()
-            if phase < self.speaks_at and phase in _HELD_PHASES and verdict is not Verdict.DROP:
+            is_prompt = stage.is_prompt or (stage.is_classic and self._is_compatible)
+            is_held = phase < self.speaks_at and phase in _HELD_PHASES and not is_prompt
+            if is_held and verdict is not Verdict.DROP:
                 held = Held(Decision(verdict, answer, (), name))
                 return Decision(Verdict.PASS, None, (*opinion.effects, held))
             return Decision(verdict, answer, opinion.effects, name)

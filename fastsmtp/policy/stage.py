@@ -50,6 +50,8 @@ class Stage:
               True for what relay clients and exempt clients skip
     on_error  what a failure of the stage means: "defer" (451) or "pass"
     asks      it is of no use where nobody answers questions
+    is_prompt     its refusal is spoken in its own phase, whatever policy.reject_at says
+    is_classic    a check of qmail's patches: in compatible mode it is prompt
     """
 
     name: str
@@ -59,3 +61,5 @@ class Stage:
     on_error: OnError = "defer"
     mode: Mode = "enforce"
     asks: bool = False
+    is_prompt: bool = False
+    is_classic: bool = False

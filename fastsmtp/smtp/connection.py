@@ -218,7 +218,8 @@ class Connection(asyncio.BufferedProtocol):
         """Greet, or wait for what is left of the greeting delay: it began at accept."""
         facts = self._conversation.facts
         delay_s = self._profile.settings.listen.greeting_delay_s
-        if delay_s and not facts.client.skips_checks and not facts.client.has_pass:
+        client = facts.client
+        if delay_s and not (client.skips_checks or client.may_relay or client.has_pass):
             facts.has_waited = True
             left_s = self._accepted_s + delay_s - self._profile.now()
             if left_s > 0.0:

@@ -16,6 +16,7 @@ from fastsmtp import _session, reply
 from fastsmtp._body import HeaderScanner
 from fastsmtp._session import Event, Session
 from fastsmtp._signatures import SignatureScanner
+from fastsmtp.config.model import DELAY_MOST_S
 from fastsmtp.errors import TemporaryError
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy import header
@@ -151,6 +152,7 @@ class Conversation:
 
     def _rcpt_decided(self, event: Event, decision: Decision) -> Wait:
         if decision.reply is not None:
+            self.facts.refused += 1
             return self._answer(decision, reply.RECIPIENT_OK, _RCPT)
         delay_s = self._apply(decision.effects, _RCPT) if decision.effects else 0.0
         facts = self.facts
@@ -193,6 +195,7 @@ class Conversation:
             self.facts.envelope.recipients.append(recipient)  # type: ignore[union-attr]
             self.session.reply(reply.RECIPIENT_OK)
         else:
+            self.facts.refused += 1
             self._log_refusal(answer, "sink")
             self.session.reply(answer)
 
@@ -313,6 +316,7 @@ class Conversation:
         facts = self.facts
         if answer.is_positive:
             facts.messages += 1
+            facts.refused = 0
             profile = self._profile
             if self._pass_s:
                 profile.grant_pass(facts.client, self._pass_s)
@@ -411,7 +415,8 @@ class Conversation:
 
     def _answer(self, decision: Decision, positive: Reply, phase: Phase) -> Wait:
         """The decision's own reply, or the positive one; held back where an effect says so."""
-        delay_s = self._apply(decision.effects, phase) if decision.effects else 0.0
+        is_refused = decision.reply is not None
+        delay_s = self._apply(decision.effects, phase, is_refused=is_refused) if decision.effects else 0.0
         if delay_s:
             return self._answer_later(decision, positive, delay_s)
         self._answer_now(decision, positive)
@@ -432,7 +437,7 @@ class Conversation:
             self.give_up()
             self.session.close()
 
-    def _apply(self, effects: tuple[Effect, ...], phase: Phase) -> float:
+    def _apply(self, effects: tuple[Effect, ...], phase: Phase, *, is_refused: bool = False) -> float:
         """Carry the effects out; returns for how many seconds the reply is held back."""
         delay_s = 0.0
         facts = self.facts
@@ -444,7 +449,8 @@ class Conversation:
                 profile = self._profile
                 profile.counters.take(facts.client.address.key, effect.token, profile.service.tick_s)  # type: ignore[attr-defined]
             elif kind is Delay:
-                delay_s = max(delay_s, effect.seconds)  # type: ignore[attr-defined]
+                if effect.is_for_refused or not is_refused:  # type: ignore[attr-defined]
+                    delay_s = min(max(delay_s, effect.seconds), DELAY_MOST_S)  # type: ignore[attr-defined]
             elif kind is Grant:
                 facts.client.may_relay = effect.may_relay  # type: ignore[attr-defined]
                 facts.client.skips_checks = effect.skips_checks  # type: ignore[attr-defined]

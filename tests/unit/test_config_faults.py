@@ -260,6 +260,25 @@ FAULTS = [
     ("[[accept]]\ndomain = 'a.example'\ndeliver = 'mx'\nqueue = false", [
         "F:3: accept.deliver: mx needs the queue (queue = true): before the 250 mail goes to one next hop"
     ]),
+    ("[policy]\nbadmailfrom = ['@ok.example', 'me',\n'@no host']\ndenymail = ['NOBOUNCES', 'dnscheck']", [
+        "F:2: policy.badmailfrom: 'me' is none of user@host, @host, user@, .host",
+        "F:3: policy.badmailfrom: 'no host' is no domain",
+        "F:4: policy.denymail: must be SPAM, NOBOUNCE, DNSCHECK or SANITY, not 'NOBOUNCES'; did you mean 'NOBOUNCE'?",
+        "F:4: policy.denymail: must be SPAM, NOBOUNCE, DNSCHECK or SANITY, not 'dnscheck'",
+    ]),
+    ("[policy]\nbadrcptto = '/people'", [
+        "/people:2: 'postmaster' is none of user@host, @host, user@, .host",
+        "/people:4: 'b@@example.org': bad local part",
+    ]),
+    ("[policy.tarpit]\nafter_recipients = -1\ndelay_s = 300\nmode = 'slow'", [
+        "F:2: policy.tarpit.after_recipients: must be at least 0, not -1",
+        "F:3: policy.tarpit.delay_s: must be at most 225.0, not 300.0",
+        "F:4: policy.tarpit.mode: must be enforce, observe or off, not 'slow'",
+    ]),
+    ("[[policy.require_tls]]\n[[policy.require_tls]]\nsender = 'bank'", [
+        "F:1: policy.require_tls.sender: is missing",
+        "F:3: policy.require_tls.sender: 'bank' is none of user@host, @host, user@, .host",
+    ]),
     # what isn't built yet
     ("[queue]\nretry_min_s = 300", ["F:1: queue: not built in this version"]),
     ("[metrics]\nlisten = '127.0.0.1:9425'", ["F:1: metrics: not built in this version"]),

@@ -345,6 +345,19 @@ WARNINGS = [
     (TAKING + CERTIFIED + "[policy.signatures]\ndecoded = true", {}, [
         "F:8: policy.signatures.decoded: there is no file, so nothing is compared"
     ]),
+    (TAKING + CERTIFIED + "[policy]\ndenymail = ['NOBOUNCE', 'SPAM']", {}, [
+        "F:8: policy.denymail: NOBOUNCE refuses every bounce and receipt, which RFC 5321 sections 4.5.5 and 6.1 want "
+        "taken",
+        "F:8: policy.denymail: SPAM refuses all mail",
+    ]),
+    (TAKING + CERTIFIED + "[policy.tarpit]\nafter_recipients = 200", {}, [
+        "F:8: policy.tarpit.after_recipients: a message with 1000 recipients (limits.recipients) is held back for "
+        "4005 s, longer than limits.transaction_s or session_s: it can't get through"
+    ]),
+    (TAKING + CERTIFIED + "[policy.tarpit]\nafter_recipients = 500", {}, []),
+    (TAKING + "[[listen]]\ntls = 'off'\n[[policy.require_tls]]\nsender = '@bank.example'", {}, [
+        "F:6: policy.require_tls: listen1 offers no TLS, so mail of these senders can't come in there"
+    ]),
     ("[relay]\nnetworks = '192.0.2.0/24'\n" + TAKING + CERTIFIED, {}, [
         "F:2: relay.networks: may send anywhere, but deliver.default is refuse"
     ]),

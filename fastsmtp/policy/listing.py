@@ -1,0 +1,74 @@
+"""What the answers of several lists come to: tags, a score, and the list that refuses.  For addresses and domains.
+
+What a list does not answer counts for nothing here.
+
+Rank 4: pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastsmtp.config.zones import Zone, oddity
+from fastsmtp.policy.decision import Effect, ListFailed, Tag
+from fastsmtp.policy.questions import is_failed
+
+
+class Listings:
+    """The answers, weighed.
+
+    effects    tags, and which lists failed
+    rejects    the list that refuses: the first with action "reject", else the heaviest where the sum is enough
+    defers     the first list with action "defer"; None where one rejects
+    has_skip   a list of good clients ends all checks: what the lists behind it say is not looked at
+    has_failed a list that might have refused gave no answer
+    """
+
+    __slots__ = ("defers", "effects", "has_failed", "has_skip", "rejects")
+
+    def __init__(
+        self, zones: tuple[Zone, ...], answers: tuple[Any, ...], what: str, score: int, needed: int
+    ) -> None:
+        """what: "mail", "helo" or "ptr" for lists of domains, "" for addresses;  score: what there is already."""
+        self.effects: list[Effect] = []
+        self.rejects: Zone | None = None
+        self.defers: Zone | None = None
+        self.has_skip = False
+        self.has_failed = False
+        worst: Zone | None = None
+        for zone, answer in zip(zones, answers, strict=True):
+            if is_failed(answer):
+                self.effects.append(ListFailed(zone.text))
+                self.has_failed = self.has_failed or not (zone.is_observed or zone.action == "tag")
+                continue
+            if not answer.records:
+                continue
+            found = zone.answers.find(answer.records)
+            if not found:
+                if oddity(answer.records):
+                    self.effects.append(ListFailed(zone.text))
+                continue
+            self.effects.append(_tag(zone, f"{found},{what}" if what else found))
+            if zone.is_observed:
+                continue
+            if zone.skips:
+                self.has_skip = True
+                return
+            if zone.action == "reject":
+                self.rejects = self.rejects or zone
+            elif zone.action == "defer":
+                self.defers = self.defers or zone
+            elif zone.action == "score":
+                score += zone.score
+                if worst is None or zone.score > worst.score:
+                    worst = zone
+        if self.rejects is None and score >= needed:
+            self.rejects = worst
+        if self.rejects is not None:
+            self.defers = None
+
+
+def _tag(zone: Zone, found: str) -> Tag:
+    name = "dnswl" if zone.is_white else "rhsbl" if zone.is_domains else "dnsbl"
+    score = zone.score if zone.action == "score" else 0
+    return Tag(name, f"{zone.text}({found})", score, zone=zone.text, is_observed=zone.is_observed)

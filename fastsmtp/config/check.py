@@ -44,6 +44,7 @@ def check(
     checker.certificates()
     checker.accepted()
     checker.destinations()
+    checker.queue()
     checker.sources()
     checker.routes()
     checker.relayed()
@@ -307,6 +308,21 @@ class _Checker:
             return
         if not bits & 0o111:
             self.fault(place, f"{path}: is no program that can be run")
+
+    def queue(self) -> None:
+        """Waiting that ends, and a warning that comes before the end."""
+        queue = self.config.queue
+        if queue.retry_min_s > queue.retry_max_s and self.is_sound("queue"):
+            path = "retry_min_s" if self.is_given("queue", "retry_min_s") else "retry_max_s"
+            self.fault(
+                ("queue", path),
+                f"retry_min_s ({queue.retry_min_s:g}) is more than retry_max_s ({queue.retry_max_s:g})",
+            )
+        if queue.lifetime_h and queue.delay_warning_h >= queue.lifetime_h and self.is_sound("queue"):
+            self.warn(
+                ("queue", "delay_warning_h"),
+                f"nobody is warned: mail is in the queue for {queue.lifetime_h:g} h at most (lifetime_h)",
+            )
 
     def sources(self) -> None:
         """Each source once, with an address."""

@@ -640,6 +640,63 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """How long mail that can't be delivered is tried again, and who is told (docs/queue.md)."""
+
+    retry_min_s: float = field(
+        default=300.0,
+        metadata=about(
+            "before the second attempt; doubled for each one after it",
+            unit="s",
+            low=0.1,
+            high=86_400,
+            precedent="Postfix minimal_backoff_time; RFC 5321 4.5.4.1 asks for two attempts in the first hour",
+        ),
+    )
+    retry_max_s: float = field(
+        default=4_000.0,
+        metadata=about(
+            "between two attempts at most",
+            unit="s",
+            low=0.1,
+            high=86_400,
+            precedent="Postfix maximal_backoff_time; RFC 5321 4.5.4.1: later, every two or three hours",
+        ),
+    )
+    lifetime_h: float = field(
+        default=120.0,
+        metadata=about(
+            "in the queue, then the sender is told that it failed; 0: after the first attempt",
+            unit="h",
+            low=0,
+            precedent="RFC 5321 4.5.4.1: at least 4 to 5 days; Postfix maximal_queue_lifetime",
+        ),
+    )
+    delay_warning_h: float = field(
+        default=0.0,
+        metadata=about(
+            "in the queue, then the sender is told of the delay, once; 0: none",
+            unit="h",
+            low=0,
+            precedent="Postfix delay_warning_time",
+        ),
+    )
+    free_bytes: int = field(
+        default=1_073_741_824,
+        metadata=about("below this: 452 at MAIL; 0: no mark", unit="bytes", low=0),
+    )
+    double_bounce: str = field(
+        default="postmaster",
+        metadata=about(
+            "what becomes of a failure that can't be told to the sender, as there is none: postmaster gets it, or "
+            "nobody",
+            choices=("postmaster", "drop"),
+            precedent="qmail's doublebounceto",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dns:
     """Who answers the questions of the checks."""
 
@@ -685,7 +742,7 @@ class Config:
     postmaster: str = field(
         default="",
         metadata=about(
-            "<postmaster> without a domain",
+            "<postmaster> without a domain; double bounces",
             form="mailbox",
             shown="postmaster@HOSTNAME",
             example='"postmaster@example.org"',
@@ -719,6 +776,7 @@ class Config:
     remote: Remote = Remote()  # noqa: RUF009 - frozen
     source: tuple[Source, ...] = ()
     route: tuple[Route, ...] = ()
+    queue: Queue = Queue()
     dns: Dns = Dns()
     policy: Policy = Policy()
     log: Log = Log()

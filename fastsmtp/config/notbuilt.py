@@ -11,7 +11,6 @@ KEYS: Final = frozenset({
     "qmail",
     "tcprules",
     "compatible",
-    "queue",
     "policy.p0f",
     "metrics",
 })  # fmt: skip

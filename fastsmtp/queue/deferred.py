@@ -196,6 +196,22 @@ class DeferredIndex:
             if count < CHUNK:
                 return total
 
+    async def skipped(self) -> int:
+        """For the watchdog: rows whose time came and that nobody has; from now on they are due again.  0, always."""
+        began = self._cursor
+
+        def then(found: list[Key]) -> int:
+            if self._cursor != began:
+                # Something has become due meanwhile; the next look tells.
+                return 0
+            missed = sum(key not in self._taken for key in found)
+            if missed:
+                self._cursor = _BEGINNING
+            return missed
+
+        missed: int = await self._submit(self.file.due_before, began, len(self._taken) + 1_000, then=then)
+        return missed
+
     def counts(self) -> asyncio.Future[Counts]:
         return self._submit(self.file.counts)
 

@@ -47,7 +47,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             address BLOB NOT NULL, domain BLOB NOT NULL,
             body_bytes INTEGER NOT NULL, accepted_ms INTEGER NOT NULL,
             site TEXT NOT NULL, source TEXT NOT NULL,
-            state INTEGER NOT NULL, next_ms INTEGER NOT NULL, attempts INTEGER NOT NULL,
+            state INTEGER NOT NULL CHECK (state IN (1, 2)), next_ms INTEGER NOT NULL, attempts INTEGER NOT NULL,
             last_ms INTEGER NOT NULL, waited_ms INTEGER NOT NULL, is_warned INTEGER NOT NULL,
             code INTEGER NOT NULL, enhanced TEXT NOT NULL, text TEXT NOT NULL, host TEXT NOT NULL)""",
         "CREATE UNIQUE INDEX key ON waiting (number, epoch, offset, recipient)",
@@ -352,6 +352,15 @@ class IndexFile:
             after,
         ).fetchone()
         return None if found is None else found[0]
+
+    def due_before(self, last: tuple[int, int], limit: int) -> list[Key]:
+        """Rows up to (next_ms, row number): all of them must have been handed out."""
+        found = self._db.execute(
+            "SELECT number, epoch, offset, recipient FROM waiting WHERE state = 1 AND (next_ms, row) <= (?, ?) "
+            "ORDER BY next_ms, row LIMIT ?",
+            (*last, limit),
+        )
+        return [Key(number, _unsigned(epoch), offset, to) for number, epoch, offset, to in found]
 
     def find(self, filter: Filter, after: int = 0, limit: int = 1_000) -> Page:
         """In the order in which they were deferred first."""

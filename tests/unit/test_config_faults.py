@@ -280,7 +280,18 @@ FAULTS = [
         "F:3: policy.require_tls.sender: 'bank' is none of user@host, @host, user@, .host",
     ]),
     # what isn't built yet
-    ("[queue]\nretry_min_s = 300", ["F:1: queue: not built in this version"]),
+    # the queue
+    ("[queue]\nretry_min_s = 900\nretry_max_s = 600", [
+        "F:2: queue.retry_min_s: retry_min_s (900) is more than retry_max_s (600)"
+    ]),
+    ("[queue]\nretry_max_s = 60", [
+        "F:2: queue.retry_max_s: retry_min_s (300) is more than retry_max_s (60)"
+    ]),
+    ("[queue]\nlifetime_h = -1\ndouble_bounce = 'nobody'\nfree_bytes = -5", [
+        "F:2: queue.lifetime_h: must be at least 0, not -1.0",
+        "F:3: queue.double_bounce: must be postmaster or drop, not 'nobody'",
+        "F:4: queue.free_bytes: must be at least 0, not -5",
+    ]),
     ("[metrics]\nlisten = '127.0.0.1:9425'", ["F:1: metrics: not built in this version"]),
     ("[[accept]]\ndomain = 'a.example'\nrecipients = 'ask'\ndeliver = 'pipe:x'", [
         "F:3: accept.recipients: 'ask' is not built in this version; any, or a file of addresses",

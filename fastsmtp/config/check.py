@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fastsmtp.config.ciphers import choose
 from fastsmtp.config.denymail import NOBOUNCE, SPAM
-from fastsmtp.config.dest import Dest, parse_dest
+from fastsmtp.config.dest import NEXT_HOPS, Dest, parse_dest
 from fastsmtp.config.endpoint import is_loopback, parse_endpoint
 from fastsmtp.config.host import Host
 from fastsmtp.config.lines import Path
@@ -255,8 +255,13 @@ class _Checker:
             kinds = {kind}
             if not accept.deliver:
                 kinds |= {self.dest(route.deliver).kind for route in self.config.route if route.deliver}
+            if accept.recipients == "ask" and kinds.isdisjoint(NEXT_HOPS):
+                self.fault(
+                    (*place, "recipients"),
+                    f"ask needs an smtp or lmtp next hop that can be asked, not {kind}",
+                )
             is_passed = accept.pass_client != NOBODY
-            if is_passed and kinds.isdisjoint(("smtp", "lmtp", "lmtp+unix")):
+            if is_passed and kinds.isdisjoint(NEXT_HOPS):
                 self.fault(
                     (*place, "pass_client"),
                     f"{accept.pass_client} needs an smtp or lmtp next hop, not {kind}",

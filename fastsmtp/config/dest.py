@@ -28,6 +28,8 @@ SHAPES: Final = {
     "mx": "mx",
     "refuse": "refuse",
 }
+NEXT_HOPS: Final = frozenset({"smtp", "lmtp", "lmtp+unix"})
+"""Kinds that are servers: they can be asked about a recipient, and told who the client was."""
 _BARE: Final = ("discard", "print", "refuse", "mx")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}|[{}]")
 
@@ -62,6 +64,11 @@ def parse_dest(text: str) -> Dest:
     if dest.kind in notbuilt.DESTS:
         raise ValueError(f"{dest.kind}: {notbuilt.MESSAGE}")
     return dest
+
+
+def is_next_hop(text: str) -> bool:
+    """Whether a DEST, however good or bad, is of NEXT_HOPS."""
+    return text.partition(":")[0] in NEXT_HOPS
 
 
 def _parse(text: str, kind: str, colon: str, rest: str) -> Dest:

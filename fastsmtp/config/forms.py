@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from fastsmtp.config import notbuilt
 from fastsmtp.config.dest import parse_dest
 from fastsmtp.config.endpoint import is_ipv4, is_ipv6, parse_endpoint, parse_host_port
 from fastsmtp.config.names import (
@@ -67,11 +66,9 @@ def check_network(text: str) -> None:
 
 
 def _recipients(text: str) -> None:
-    if text == "any" or text.startswith("/"):
+    if text in ("any", "ask") or text.startswith("/"):
         return
-    if text == "ask":
-        raise ValueError(f"'ask' is {notbuilt.MESSAGE}; any, or a file of addresses")
-    raise ValueError(f"{text!r} is neither any nor a file of addresses (a path that begins with /)")
+    raise ValueError(f"{text!r} is neither any, ask nor a file of addresses (a path that begins with /)")
 
 
 def _log_target(text: str) -> None:

@@ -603,7 +603,13 @@ class Accept:
         )
     )
     recipients: str = field(
-        default="any", metadata=about("any, or a file of addresses", form="recipients", example='"any"')
+        default="",
+        metadata=about(
+            "any | ask (the next hop, at RCPT; remembered) | a file of addresses",
+            form="recipients",
+            shown="ask behind the queue for smtp and lmtp, else any",
+            example='"ask"',
+        ),
     )
     deliver: str = field(
         default="",

@@ -16,7 +16,6 @@ KEYS: Final = frozenset({
 })  # fmt: skip
 
 VALUES: Final = frozenset({
-    ("accept.recipients", "ask"),
 })  # fmt: skip
 
 DESTS: Final = frozenset({"pipe"})

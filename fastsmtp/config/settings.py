@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastsmtp.address import Networks
-from fastsmtp.config.dest import parse_dest
+from fastsmtp.config.dest import is_next_hop, parse_dest
 from fastsmtp.config.forms import check_network
 from fastsmtp.config.lists import Lists, checked, parse_recipients, parse_signatures
 from fastsmtp.config.model import (
@@ -28,6 +28,9 @@ from fastsmtp.config.model import (
     Rhsbl,
     SignatureRule,
     Tls,
+)
+from fastsmtp.config.model import (
+    Accept as AcceptRule,
 )
 from fastsmtp.config.names import (
     parse_accept_domain,
@@ -53,17 +56,22 @@ class Accept:
 
     deliver     DEST; "": by the routes
     recipients  None: any; else the set of keys (Path.key) that exist
+    asks        whether the next hop is asked at RCPT (recipients = "ask"); without the queue it always is
     """
 
     deliver: str
     recipients: frozenset[bytes] | None
     pass_client: str = NOBODY
+    asks: bool = False
 
 
 class AcceptTable:
-    """Domain -> Accept.  Exact names first, then the longest ".suffix"."""
+    """Domain -> Accept.  Exact names first, then the longest ".suffix".
 
-    __slots__ = ("_exact", "_suffixes", "everything")
+    asks   some Accept asks its next hop
+    """
+
+    __slots__ = ("_exact", "_suffixes", "asks", "everything")
 
     def __init__(
         self, rules: Iterable[tuple[Iterable[str], Accept]] = (), *, everything: Accept | None = None
@@ -76,7 +84,9 @@ class AcceptTable:
         self._exact: dict[bytes, Accept] = {}
         self._suffixes: dict[bytes, Accept] = {}
         self.everything = everything
+        self.asks = everything is not None and everything.asks
         for domains, accept in rules:
+            self.asks = self.asks or accept.asks
             for domain in domains:
                 table = self._suffixes if domain.startswith(".") else self._exact
                 table.setdefault(domain.encode(), accept)
@@ -294,7 +304,13 @@ class _Compiler:
         rules = []
         everything = None
         for rule in config.accept:
-            accept = Accept(rule.deliver, self.recipient_keys(rule.recipients), rule.pass_client)
+            is_queued = config.deliver.queue if rule.queue is None else rule.queue
+            accept = Accept(
+                rule.deliver,
+                self.recipient_keys(rule.recipients),
+                rule.pass_client,
+                asks=is_queued and rule.recipients in ("", "ask") and self.may_ask(config, rule),
+            )
             if ANY_DOMAIN in rule.domain:
                 everything = everything or accept
             rules.append((self.domains(rule.domain), accept))
@@ -337,6 +353,12 @@ class _Compiler:
             keys.update(f"{local}@{name}".encode() if domain else b"" for name in spellings(domain))
         return frozenset(keys)
 
+    def may_ask(self, config: Config, rule: AcceptRule) -> bool:
+        """Whether mail for the rule's domains can go to something that can be asked about a recipient."""
+        if rule.deliver:
+            return is_next_hop(rule.deliver)
+        return any(map(is_next_hop, (config.deliver.default, *(route.deliver for route in config.route))))
+
     def domains(self, texts: tuple[str, ...]) -> list[str]:
         return [
             spelling
@@ -366,7 +388,7 @@ class _Compiler:
         return found if len(found) and rule.mode != "off" else None
 
     def recipient_keys(self, recipients: str) -> frozenset[bytes] | None:
-        if recipients == "any":
+        if recipients in ("", "any", "ask"):
             return None
         if recipients not in self.recipients:
             self.recipients[recipients] = parse_recipients(recipients, self.files[recipients], self.faults)

@@ -77,13 +77,18 @@ def _sent_on(
     facts: Facts, settings: Settings, domain: bytes, accept: Accept | None, suffix: bytes = b""
 ) -> Decision:
     """Where it goes: as its [[accept]] says, else by the first [[route]] that fits, else deliver.default."""
-    if accept is not None and accept.deliver:
-        return _to(accept.deliver, accept.pass_client, settings)
-    sender = b"" if facts.sender is None else facts.sender.key
-    deliver = settings.routing.routes.find(sender, domain, settings.listen.name).deliver
+    deliver = place_of(facts, settings, domain, accept)
     if deliver == "refuse":
         return _NO_RELAYING
     return _to(deliver, "none" if accept is None else accept.pass_client, settings, suffix)
+
+
+def place_of(facts: Facts, settings: Settings, domain: bytes, accept: Accept | None) -> str:
+    """The DEST of the sender's mail to this domain; "refuse" when it has none."""
+    if accept is not None and accept.deliver:
+        return accept.deliver
+    sender = b"" if facts.sender is None else facts.sender.key
+    return settings.routing.routes.find(sender, domain, settings.listen.name).deliver
 
 
 def _to(deliver: str, pass_client: str, settings: Settings, suffix: bytes = b"") -> Decision:

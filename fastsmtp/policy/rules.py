@@ -13,6 +13,7 @@ from fastsmtp.config.settings import Settings
 from fastsmtp.policy import (
     badmailfrom,
     badrcptto,
+    callout,
     clients,
     denymail,
     dnsbl,
@@ -74,6 +75,8 @@ def stages_of(
                 said.append(Stage("score", phase, score.check_observed_score, mode="observe"))
     if settings.policy.header:
         said.append(Stage("header", Phase.END, score.refuse_long_header))
+    if settings.accept.asks:
+        said.append(Stage("callout", Phase.RCPT, callout.ask_next_hop, is_check=False))
     return (*STAGES, *said, *rules)
 
 

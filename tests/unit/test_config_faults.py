@@ -164,7 +164,7 @@ FAULTS = [
         "/people:4: 'b@@example.org' is no address (syntax)",
     ]),
     ("[[accept]]\ndomain = 'example.org'\ndeliver = 'discard'\nrecipients = 'all'", [
-        "F:4: accept.recipients: 'all' is neither any nor a file of addresses (a path that begins with /)"
+        "F:4: accept.recipients: 'all' is neither any, ask nor a file of addresses (a path that begins with /)"
     ]),
     ("[[accept]]\ndomain = 'example.org'\ndeliver = 'discard'\npass_client = 'xclient'", [
         "F:4: accept.pass_client: xclient needs an smtp or lmtp next hop, not discard"
@@ -294,7 +294,7 @@ FAULTS = [
     ]),
     ("[metrics]\nlisten = '127.0.0.1:9425'", ["F:1: metrics: not built in this version"]),
     ("[[accept]]\ndomain = 'a.example'\nrecipients = 'ask'\ndeliver = 'pipe:x'", [
-        "F:3: accept.recipients: 'ask' is not built in this version; any, or a file of addresses",
+        "F:3: accept.recipients: ask needs an smtp or lmtp next hop that can be asked, not refuse",
         "F:4: accept.deliver: pipe: not built in this version",
     ]),
     # all at once, in the file's order

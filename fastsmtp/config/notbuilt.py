@@ -15,9 +15,6 @@ KEYS: Final = frozenset({
     "metrics",
 })  # fmt: skip
 
-VALUES: Final = frozenset({
-})  # fmt: skip
-
 DESTS: Final = frozenset({"pipe"})
 
 FLAGS: Final = frozenset({"--qmail", "--tcprules"})

@@ -14,15 +14,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp import errors
 from fastsmtp.config.dest import parse_dest
-from fastsmtp.delivery.pool import NextHop, Pool
+from fastsmtp.delivery.pool import Limits, NextHop, Pool
 from fastsmtp.log import Log
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy.callout import Callout, Heard
 from fastsmtp.policy.stage import Failed
+
+if TYPE_CHECKING:
+    from fastsmtp.hosts import Hosts
 
 CONNECTIONS: Final = 10
 """Open ones to one next hop, a worker: for the pool that is given to Callouts."""
@@ -66,6 +69,7 @@ class Callouts:
     pool       connections to next hops, for this alone
     ask_s      for one question, with connecting
     now        seconds, monotonic
+    hosts      what the pool resolves names with; closed with us
     """
 
     def __init__(
@@ -76,12 +80,14 @@ class Callouts:
         ask_s: float = 60.0,
         memory: Memory | None = None,
         log: Log | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         self.memory = memory or Memory()
         self._pool = pool
         self._now = now
         self._ask_s = ask_s
         self._log = log
+        self._hosts = hosts
         self._known: dict[Callout, _Known] = {}
         self._down: dict[str, _Known] = {}
         self._hops: dict[str, NextHop] = {}
@@ -114,6 +120,8 @@ class Callouts:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._pool.close()
+        if self._hosts is not None:
+            self._hosts.close()
 
     def _find(self, question: Callout, now: float) -> Heard | Failed | None:
         """What is known; an old "yes" is asked again behind it."""
@@ -213,6 +221,15 @@ class Callouts:
             # The oldest one: what is asked for often is asked again, and so is never that for long.
             del self._known[next(iter(self._known))]
         self._known[question] = known
+
+
+def make_callouts(hostname: str, *, now: Callable[[], float], log: Log | None = None) -> Callouts:
+    """Call-outs with connections of their own, and next hops' names from the hosts file and the DNS."""
+    from fastsmtp.hosts import Hosts
+
+    hosts = Hosts()
+    pool = Pool(hostname=hostname, resolve=hosts.addresses, limits=Limits(connections=CONNECTIONS, kept=2))
+    return Callouts(pool, now=now, log=log, hosts=hosts)
 
 
 class _Batch:

@@ -9,10 +9,11 @@ Rank 8.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastsmtp import reply
-from fastsmtp._dns import Question
 from fastsmtp.policy.decision import Decision, defer
 from fastsmtp.policy.runner import Round
 from fastsmtp.policy.stage import Failed
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
 OUR_DEFECT = defer(reply.OUR_DEFECT)
 NOBODY = Failed("nobody answers such a question here")
 TOO_LATE = Failed("deadline")
+
+
+class Answerer(Protocol):
+    """Answers questions of one kind (their class): the resolver those to the DNS, others theirs."""
+
+    def put(
+        self, questions: Any, deadline: float, answered: Callable[[tuple[Any, ...]], object], /
+    ) -> tuple[Any, ...] | None:
+        """The answers when all are known; else None, and answered(answers) is called once, later, never from here.
+
+        deadline is on the service's clock; what is not known by then is stage.Failed.
+        """
 
 
 class Inquiry:
@@ -58,28 +71,43 @@ class Inquiry:
     def _put(self, questions: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Answers that are known, or None: _answered is called."""
         service = self._service
-        resolver = service.resolver
-        if resolver is None:
-            return (NOBODY,) * len(questions)
         if service.now() >= self._deadline:
             return (TOO_LATE,) * len(questions)
+        kind = type(questions[0])
         for question in questions:
-            if type(question) is not Question:
-                return self._put_some(questions)
-        return resolver.put(questions, self._deadline, self._answered)
+            if type(question) is not kind:
+                return self._put_mixed(questions)
+        answerer = service.answerers.get(kind)
+        if answerer is None:
+            return (NOBODY,) * len(questions)
+        return answerer.put(questions, self._deadline, self._answered)
 
-    def _put_some(self, questions: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Some questions are none for the DNS: nobody answers them yet."""
-        asked = tuple(question for question in questions if type(question) is Question)
+    def _put_mixed(self, questions: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Questions of several kinds, each kind to whoever answers it; all are waited for together."""
+        kinds: dict[type, list[Any]] = {}
+        for question in questions:
+            kinds.setdefault(type(question), []).append(question)
+        found: dict[Any, Any] = {}
+        waiting = 0
 
-        def fill(answers: tuple[Any, ...]) -> tuple[Any, ...]:
-            found = iter(answers)
-            return tuple(next(found) if type(question) is Question else NOBODY for question in questions)
+        def take(asked: list[Any], answers: tuple[Any, ...]) -> None:
+            nonlocal waiting
+            found.update(zip(asked, answers, strict=True))
+            waiting -= 1
+            if not waiting:
+                self._answered(tuple(found[question] for question in questions))
 
-        known = self._service.resolver.put(  # type: ignore[union-attr]
-            asked, self._deadline, lambda answers: self._answered(fill(answers))
-        )
-        return None if known is None else fill(known)
+        for kind, asked in kinds.items():
+            answerer = self._service.answerers.get(kind)
+            if answerer is None:
+                found.update(dict.fromkeys(asked, NOBODY))
+                continue
+            known = answerer.put(tuple(asked), self._deadline, functools.partial(take, asked))
+            if known is None:
+                waiting += 1
+            else:
+                found.update(zip(asked, known, strict=True))
+        return None if waiting else tuple(found[question] for question in questions)
 
     def _answered(self, answers: tuple[Any, ...]) -> None:
         try:

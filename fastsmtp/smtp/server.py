@@ -28,6 +28,7 @@ from fastsmtp.policy.own import load_stages
 from fastsmtp.queue.spool import Budget
 from fastsmtp.resolver import make_resolver
 from fastsmtp.sink import CallableSink, Handler, Sink
+from fastsmtp.smtp.answerers import answerers_of
 from fastsmtp.smtp.service import Service
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Server:
                 tls=[_tls_of(one) for one in settings],
                 resolver=resolver,
                 closes_resolver=resolver is not self._resolver,
+                answerers=answerers_of(settings, self._log),
                 questions_s=dns.timeout_s,
                 own_stages=own_stages,
                 observer=self._observer,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from fastsmtp import reply
 from fastsmtp._counters import Region
+from fastsmtp._dns import Question
 from fastsmtp.config.settings import Settings
 from fastsmtp.listcare import ListCare
 from fastsmtp.log import Log
@@ -33,6 +34,8 @@ from fastsmtp.smtp.profile import Profile
 if TYPE_CHECKING:
     from fastsmtp.config.model import PythonStage
     from fastsmtp.resolver import Asker
+    from fastsmtp.smtp.answerers import ClosableAnswerer
+    from fastsmtp.smtp.inquiry import Answerer
     from fastsmtp.tls import ServerTls
 
 # The read window inside a body, and while commands are expected.  What a client sends while it has to wait is kept
@@ -58,6 +61,7 @@ class Service:
     descriptors  how many open files this process may have; None: no limit
     resolver     answers the DNS questions of policy; None: nobody does, and rules that need answers are left out.
                  Closed with the service, unless closes_resolver is False
+    answerers    who answers questions of other kinds, by the question's class.  Closed with the service
     questions_s  how long the questions of one phase may take
     own_stages   the operator's own stages, as policy.own.load_stages gives them
     observer     told of every stage that ran
@@ -77,6 +81,7 @@ class Service:
         descriptors: int | None = None,
         resolver: Asker | None = None,
         closes_resolver: bool = True,
+        answerers: Mapping[type, ClosableAnswerer] | None = None,
         questions_s: float = 5.0,
         own_stages: Mapping[PythonStage, Stage] | None = None,
         observer: Observer | None = None,
@@ -89,6 +94,10 @@ class Service:
         self.wall = wall
         self.resolver = resolver
         self._closes_resolver = closes_resolver
+        self._answerers = answerers or {}
+        self.answerers: Mapping[type, Answerer] = (
+            dict(self._answerers) if resolver is None else {**self._answerers, Question: resolver}
+        )
         self.know = None if resolver is None else getattr(resolver, "know", None)
         self.questions_s = questions_s
         self.own_stages = own_stages or {}
@@ -274,6 +283,8 @@ class Service:
             await asyncio.sleep(0)
         await self.sink.close()
         self.lists.close()
+        for answerer in self._answerers.values():
+            await answerer.close()
         if self.resolver is not None and self._closes_resolver:
             self.resolver.close()
         self.log.flush()

@@ -31,6 +31,7 @@ from fastsmtp.queue.disk import ThreadDisk
 from fastsmtp.queue.spool import Budget
 from fastsmtp.resolver import make_resolver
 from fastsmtp.sink import DirectSink
+from fastsmtp.smtp.answerers import answerers_of
 from fastsmtp.smtp.service import Service
 from fastsmtp.supervisor.shapes import Aside, Listener, Seat
 from fastsmtp.supervisor.worker import DRAIN_S
@@ -151,6 +152,7 @@ class ServerPlan:
             tls=self.tls_of_listeners(),
             worker=seat.identity,
             resolver=resolver,
+            answerers=answerers_of(self.settings, log),
             questions_s=config.dns.timeout_s,
             own_stages=self.own_stages,
             descriptors=seat.descriptors,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fastsmtp import Server
 from fastsmtp.delivery.callout import Callouts, Memory
 from fastsmtp.delivery.pool import Limits, Pool
 from fastsmtp.policy.callout import Callout, Heard
@@ -213,3 +214,34 @@ def test_an_address_in_utf_8_needs_a_next_hop_that_takes_it() -> None:
         assert code(await case.ask("jürgen@a.example".encode())) == 553
 
     run(scenario, extensions=(b"PIPELINING",))
+
+
+def test_the_client_hears_the_next_hop_s_no_at_rcpt() -> None:
+    async def whole() -> None:
+        answers = {
+            b"RCPT TO:<no@": b"550 5.1.1 Nobody by that name",
+            b"RCPT TO:<later@": b"450 4.2.0 Greylisted",
+        }
+        async with NextHop(answers=answers) as hop:
+            accept = [{"domain": ["a.example"], "deliver": hop.dest, "recipients": "ask", "queue": True}]
+            async with Server(
+                lambda message: None, listen=("127.0.0.1", 0), accept=accept, hostname="mx.example"
+            ) as server:
+                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                heard = []
+                addresses = ("joe@a.example", "no@a.example", "later@a.example", "joe@c.example")
+                rcpt = [f"RCPT TO:<{address}>" for address in addresses]
+                for line in ("EHLO c.example", "MAIL FROM:<>", *rcpt):
+                    writer.write(line.encode() + b"\r\n")
+                writer.write(b"QUIT\r\n")
+                async for text in reader:
+                    heard.append(text.decode().rstrip())
+                writer.close()
+            codes = [
+                line[:9].strip() for line in heard if line.startswith(("250 2.1.5", "450", "550", "451"))
+            ]
+            assert codes == ["250 2.1.5", "550 5.1.1", "450 4.2.0", "550 5.7.1"]
+            assert any("Nobody by that name" in line for line in heard)
+            assert b"RCPT TO:<joe@c.example>" not in hop.lines
+
+    asyncio.run(whole())

@@ -1,0 +1,32 @@
+"""Who answers the questions of policy that the DNS can't: one of each kind that the settings ask for, a worker.
+
+Rank 8.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from fastsmtp.config.settings import Settings
+from fastsmtp.log import Log
+from fastsmtp.policy.callout import Callout
+from fastsmtp.smtp.inquiry import Answerer
+
+
+class ClosableAnswerer(Answerer, Protocol):
+    """An Answerer that has connections of its own."""
+
+    async def close(self) -> Any:
+        """Give them back; what is open stays unanswered."""
+
+
+def answerers_of(settings: Sequence[Settings], log: Log) -> dict[type, ClosableAnswerer]:
+    """By the class of the question; on the running loop."""
+    found: dict[type, ClosableAnswerer] = {}
+    if any(one.accept.asks for one in settings):
+        from fastsmtp.delivery.callout import make_callouts
+
+        found[Callout] = make_callouts(settings[0].hostname, now=time.monotonic, log=log)
+    return found

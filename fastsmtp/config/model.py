@@ -605,7 +605,7 @@ class Accept:
     recipients: str = field(
         default="",
         metadata=about(
-            "any | ask (the next hop, at RCPT; remembered) | a file of addresses",
+            "any; ask (the next hop, at RCPT; remembered); or a file of addresses",
             form="recipients",
             shown="ask behind the queue for smtp and lmtp, else any",
             example='"ask"',

@@ -125,6 +125,9 @@ class IndexFile:
             quarantine = self._set_aside(directory)
             self._open(was_clean=True)
             return Opened(quarantine, str(error), self._salvage(quarantine), was_clean)
+        except BaseException:
+            self._drop()
+            raise
         return Opened(was_clean=was_clean)
 
     def open_read_only(self) -> None:

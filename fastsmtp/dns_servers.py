@@ -7,11 +7,11 @@ are read here (resolv.conf(5)).  Rank 3.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 from fastsmtp._dns import Server
 from fastsmtp.errors import ConfigError
+from fastsmtp.records import dataclass
 
 RESOLV_CONF = "/etc/resolv.conf"
 

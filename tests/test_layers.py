@@ -19,7 +19,18 @@ PACKAGE = ROOT / "fastsmtp"
 
 # A name stands for the module or for the whole package below it; the longest one that fits wins.
 RANKS = {
-    0: ["errors", "clock", "metrics", "events", "log", "_logline", "log_format", "log_destination", "trace"],
+    0: [
+        "errors",
+        "records",
+        "clock",
+        "metrics",
+        "events",
+        "log",
+        "_logline",
+        "log_format",
+        "log_destination",
+        "trace",
+    ],
     1: [
         "_ascii",
         "_text",

@@ -6,7 +6,6 @@ Faults stop a start or a reload; warnings are said and lived with.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from fastsmtp.config.ciphers import choose
 from fastsmtp.config.denymail import NOBOUNCE, SPAM
@@ -19,6 +18,7 @@ from fastsmtp.config.names import parse_host_name
 from fastsmtp.config.settings import AcceptTable
 from fastsmtp.config.toml import NO_CERTIFICATE, Built, fault_line
 from fastsmtp.config.tree import Tree
+from fastsmtp.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ lmtp+unix:PATH · qmail-queue[:PATH] · pipe:COMMAND
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from fastsmtp.config import notbuilt
 from fastsmtp.config.endpoint import parse_host_port
+from fastsmtp.records import dataclass
 
 PORTS: Final = {"smtp": 25, "lmtp": 24}
 """Default ports: RFC 5321 section 4.5.4.2; lmtp is 24 at IANA, and never 25 (RFC 2033 section 5)."""

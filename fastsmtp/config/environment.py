@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from fastsmtp.records import replace
 
 if TYPE_CHECKING:
     from fastsmtp.config.settings import Settings

@@ -7,10 +7,10 @@ in the Tree, with the flag as its origin, so that it is checked like any other.
 from __future__ import annotations
 
 import os.path
-from dataclasses import dataclass
 
 from fastsmtp.config import notbuilt
 from fastsmtp.config.tree import Tree
+from fastsmtp.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fastsmtp.config.names import parse_domain_name, spellings
+from fastsmtp.records import dataclass, field
 
 if TYPE_CHECKING:
     from fastsmtp._signatures import Signatures

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from fastsmtp.records import dataclass
 
 if TYPE_CHECKING:
     from fastsmtp.config.flags import Flags

@@ -13,12 +13,12 @@ Rank 2, and cheap to import: no msgspec, no look at the machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from fastsmtp.config.about import about
 from fastsmtp.config.denymail import LEGACY, MODERN, WORDS
 from fastsmtp.config.outgoing import Remote, Route, Source
+from fastsmtp.records import dataclass, field
 
 DELAY_MOST_S: Final = 225.0
 """No reply is held back longer.  A client waits 5 minutes for one (RFC 5321 section 4.5.3.2); up to 60 s of them are
@@ -779,7 +779,7 @@ class Config:
     relay: Relay = Relay()
     accept: tuple[Accept, ...] = ()
     deliver: Deliver = Deliver()
-    remote: Remote = Remote()  # noqa: RUF009 - frozen
+    remote: Remote = Remote()
     source: tuple[Source, ...] = ()
     route: tuple[Route, ...] = ()
     queue: Queue = Queue()

@@ -8,10 +8,10 @@ Rank 2, and cheap to import.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fastsmtp.config.about import about
+from fastsmtp.records import dataclass, field
 
 
 class Weight(NamedTuple):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os.path
-from dataclasses import replace
 
 from fastsmtp.config.host import Host
 from fastsmtp.config.lines import Path
 from fastsmtp.config.model import ANY_DOMAIN, Accept, Config, Limits
 from fastsmtp.config.names import parse_host_name
+from fastsmtp.records import replace
 
 # Descriptors that a worker needs beside its connections: listeners, log, pipes, certificates.
 _RESERVED_FILES = 64

@@ -8,7 +8,6 @@ as sets.  Frozen; a connection keeps the Settings that it got at accept.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastsmtp.address import Networks
@@ -45,6 +44,7 @@ from fastsmtp.config.patterns import NO_PATTERNS, AddressPatterns, parse_pattern
 from fastsmtp.config.routes import Route, RouteTable, Routing, Rule, Source
 from fastsmtp.config.zones import Answers, Zone
 from fastsmtp.errors import ConfigError
+from fastsmtp.records import dataclass, field
 
 if TYPE_CHECKING:
     from fastsmtp._signatures import Signatures

@@ -23,11 +23,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from fastsmtp.address import Address
 from fastsmtp.config.cdb import is_cdb, read_cdb
+from fastsmtp.records import dataclass
 
 EXPANDED_MAX: Final = 65_536
 """Keys that the ranges of one line may come to: two octets' worth."""

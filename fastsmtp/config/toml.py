@@ -6,7 +6,6 @@ what comes after can go on looking for more faults without making new ones up.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import re
@@ -16,6 +15,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
+from fastsmtp import records
 from fastsmtp.config import notbuilt
 from fastsmtp.config.forms import FORMS, LISTS
 from fastsmtp.config.lines import Path, find_lines
@@ -55,7 +55,7 @@ def _syntax_fault(name: str, message: str, text: str) -> str:
     return f"{name}:{line}: {what or message}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@records.dataclass(frozen=True, slots=True)
 class Built:
     """What build() made of a tree.
 
@@ -101,7 +101,7 @@ class _Builder:
 
     def config(self) -> Config:
         # [[listen]] comes last: it needs the tables that hold for all.
-        fields = sorted(dataclasses.fields(Config), key=lambda field: field.name == "listen")
+        fields = sorted(records.fields(Config), key=lambda field: field.name == "listen")
         raw = self.tree.values
         raw = self.refuse_unknown(raw, (), {field.name for field in fields})
         for field in fields:
@@ -116,7 +116,7 @@ class _Builder:
         if not isinstance(raw, dict):
             self.fault(path, "must be a table")
             raw = {}
-        fields = dataclasses.fields(typing.cast(Any, cls))
+        fields = records.fields(typing.cast(Any, cls))
         fields = tuple(field for field in fields if field.name not in known)
         raw = self.refuse_unknown(raw, path, {field.name for field in fields})
         return cls(**known, **{field.name: self.field(cls, field, raw, path, under) for field in fields})
@@ -133,20 +133,20 @@ class _Builder:
             inner = dict(tls)
             raw.pop("tls")
             if "mode" in inner:
-                field = next(field for field in dataclasses.fields(Listen) if field.name == "tls")
+                field = next(field for field in records.fields(Listen) if field.name == "tls")
                 own["tls"] = self.value(field, str, inner.pop("mode"), (*path, "tls", "mode"))
             under = self.overall["tls"]
             if "certificate" in inner:
                 # Its key is in its own file or named beside it, and never the global certificate's.
-                under = dataclasses.replace(under, key="")
+                under = records.replace(under, key="")
             elif "key" in inner:
                 self.fault((*path, "tls", "key"), NO_CERTIFICATE)
             if "client_ca" in inner:
                 # Revocation lists are their authority's.
-                under = dataclasses.replace(under, client_crl="")
+                under = records.replace(under, client_crl="")
             if inner:
                 own["tls_table"] = self.table(Tls, inner, (*path, "tls"), under)
-        return dataclasses.replace(self.table(Listen, raw, path), **own)
+        return records.replace(self.table(Listen, raw, path), **own)
 
     def field(self, cls: type, field: Any, raw: Mapping[str, Any], path: Path, under: Any) -> Any:
         """One field of a record: from raw, from `under`, or its default."""
@@ -183,7 +183,7 @@ class _Builder:
 
     def member(self, field: Any, hint: Any, raw: Any, path: Path, under: Any) -> Any:
         """A value that is there: a table, an array of tables, or a plain value."""
-        if dataclasses.is_dataclass(hint):
+        if records.is_dataclass(hint):
             inherited = None if under is None else getattr(under, field.name)
             return self.table(typing.cast(type, hint), raw, path, inherited)
         item = _item(hint)
@@ -191,7 +191,7 @@ class _Builder:
             return self.named(raw, path)
         if item is Weight:
             return self.weights(raw, path)
-        if item is not None and dataclasses.is_dataclass(item):
+        if item is not None and records.is_dataclass(item):
             return self.tables(typing.cast(type, item), raw, path)
         return self.value(field, hint, raw, path)
 
@@ -314,7 +314,7 @@ def plain(path: Path) -> str:
 
 
 def is_required(field: Any) -> bool:
-    return field.default is dataclasses.MISSING
+    return field.default is records.MISSING
 
 
 def shown(raw: Any) -> str:
@@ -348,12 +348,12 @@ def _placeholder(hint: Any) -> Any:
 
 def _leaves(default: Any, path: Path) -> list[Path]:
     """The places of the plain values in a default."""
-    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+    if records.is_dataclass(default) and not isinstance(default, type):
         return [
             place
-            for field in dataclasses.fields(default)
+            for field in records.fields(default)
             for place in _leaves(getattr(default, field.name), (*path, field.name))
         ]
-    if isinstance(default, tuple) and default and dataclasses.is_dataclass(default[0]):
+    if isinstance(default, tuple) and default and records.is_dataclass(default[0]):
         return [place for index, item in enumerate(default) for place in _leaves(item, (*path, index))]
     return [path]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from fastsmtp.records import dataclass
 
 _LOOPBACK: Final = 127
 _REFUSAL: Final = 0x7FFFFF

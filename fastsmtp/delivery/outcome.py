@@ -8,8 +8,7 @@ Rank 6: pure; imports only reply.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from fastsmtp.records import dataclass
 from fastsmtp.reply import Reply
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from fastsmtp import errors
 from fastsmtp._parser import NextHopReply
@@ -21,6 +20,7 @@ from fastsmtp.address import Address
 from fastsmtp.delivery.dialogue import Dialogue
 from fastsmtp.delivery.identity import Identity
 from fastsmtp.delivery.link import NEVER_S, Link
+from fastsmtp.records import dataclass
 
 Resolve = Callable[[str], Awaitable[tuple[str, ...]]]
 

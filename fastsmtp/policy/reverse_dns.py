@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Any
 
 from fastsmtp import reply
@@ -19,6 +18,7 @@ from fastsmtp.policy.decision import Decision, Effect, Name, Tag, passed, reject
 from fastsmtp.policy.facts import Facts
 from fastsmtp.policy.questions import AAAA, PTR, A, Question, is_failed, records, reverse_labels
 from fastsmtp.policy.stage import Asking
+from fastsmtp.records import dataclass
 
 NONE, UNCONFIRMED, GENERIC = "none", "unconfirmed", "generic"
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from fastsmtp.errors import ConfigError
+from fastsmtp.records import dataclass, field
 from fastsmtp.supervisor import privilege
 from fastsmtp.supervisor.backoff import Backoff
 from fastsmtp.supervisor.channel import Channel

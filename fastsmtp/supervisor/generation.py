@@ -6,10 +6,10 @@ import os
 import select
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
+from fastsmtp.records import dataclass, field
 from fastsmtp.supervisor.backoff import Backoff
 from fastsmtp.supervisor.channel import Channel
 from fastsmtp.supervisor.heartbeat import Pulse

@@ -8,10 +8,10 @@ import os
 import pwd
 import resource
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from fastsmtp.errors import ConfigError
+from fastsmtp.records import dataclass
 from fastsmtp.supervisor.sockets import Address
 
 PR_SET_NO_NEW_PRIVS: Final = 38

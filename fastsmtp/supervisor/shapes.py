@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from fastsmtp._counters import Region
 from fastsmtp.log import Log
+from fastsmtp.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from fastsmtp.errors import ConfigError
+from fastsmtp.records import dataclass, field
 from fastsmtp.supervisor.shapes import Listener
 
 SPREAD: Final = 24

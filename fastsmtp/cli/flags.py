@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from fastsmtp.config import notbuilt
 from fastsmtp.config.dest import built_shapes
 from fastsmtp.config.flags import Flags
 
@@ -31,13 +30,12 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     group = parser.add_argument_group("configuration (a flag wins over the file)")
 
     def add(flag: str, text: str, **options: Any) -> None:
-        note = f" ({notbuilt.MESSAGE})" if flag in notbuilt.FLAGS else ""
-        group.add_argument(flag, help=text + note, **options)
+        group.add_argument(flag, help=text, **options)
 
     again = {"action": "append", "default": []}
     add("--config", "else /etc/fastsmtp/fastsmtp.toml when it exists", metavar="FILE")
-    add("--qmail", "a qmail home", metavar="DIR")
-    add("--tcprules", "tcprules, text or cdb", metavar="FILE")
+    add("--qmail", "a qmail home as the configuration, as /var/qmail", metavar="DIR")
+    add("--tcprules", "rules of tcpserver, text or cdb", metavar="FILE")
     add("--listen", "may be given again; port 0: any free one", metavar="HOST:PORT", **again)
     add("--workers", "SMTP workers; 0: one per core", metavar="N")
     add("--hostname", "for greeting and Received", metavar="NAME")

@@ -61,8 +61,10 @@ def key_mode_fault(path: str, bits: int, owner: int) -> str:
     """A fault for a private key's file that others than its owner can read or change; "" when it is well kept.
 
     Root's keys may be readable by one group, as Debian's ssl-cert has it (PostgreSQL has the same rule).
+    So may those of a qmail home: `make cert` gave them to qmaild's account and the group qmail.
     """
-    allowed = 0o640 if owner == 0 else 0o600
+    is_grouped = owner == 0 or path.endswith(("/control/servercert.pem", "/control/cert.pem"))
+    allowed = 0o640 if is_grouped else 0o600
     if not bits & 0o077 & ~allowed:
         return ""
     return f"{path}: others can read or change this private key (mode {bits:04o}): chmod {allowed:o} {path}"

@@ -5,6 +5,8 @@ rule comes to a Settings of its own, and clients of one rule share it (smtp/prof
 
     RELAYCLIENT   set: may relay; the value is appended to each recipient
     DATABYTES     a message's limit in bytes; 0: none
+    DENYMAIL      SPAM, NOBOUNCE, DNSCHECK, or anything: policy.denymail; DENYMAIL_TLD beside it: "legacy"
+    TARPITCOUNT, TARPITDELAY   policy.tarpit.after_recipients and delay_s;  NOTARPIT  set: no tarpit
     MFCHECK       0: no look at the sender's domain; else there is one
     RBLSMTPD      "": no DNS list is asked; "-text": 553 with this text; "text": 451
     SIGNATURES    0: no signature is looked for (ours)
@@ -21,6 +23,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from fastsmtp.config.denymail import denymail_of
+from fastsmtp.config.model import DELAY_MOST_S
 from fastsmtp.records import replace
 
 if TYPE_CHECKING:
@@ -42,6 +46,10 @@ def apply(settings: Settings, environment: Mapping[str, str]) -> Settings:
             value = environment.get(name)
             if value is not None:
                 settings = change(settings, value)
+        denied = denymail_of(environment)
+        if denied is not None:
+            policy = replace(settings.policy, denymail=denied[0], denymail_tld=denied[1])
+            settings = replace(settings, policy=policy)
     return settings
 
 
@@ -69,6 +77,20 @@ def _mfcheck(settings: Settings, value: str) -> Settings:
     return replace(settings, policy=replace(settings.policy, mfcheck=rule))
 
 
+def _tarpitcount(settings: Settings, value: str) -> Settings:
+    rule = replace(settings.policy.tarpit, after_recipients=number(value))
+    return replace(settings, policy=replace(settings.policy, tarpit=rule))
+
+
+def _tarpitdelay(settings: Settings, value: str) -> Settings:
+    rule = replace(settings.policy.tarpit, delay_s=min(float(number(value)), DELAY_MOST_S))
+    return replace(settings, policy=replace(settings.policy, tarpit=rule))
+
+
+def _notarpit(settings: Settings, value: str) -> Settings:
+    return _tarpitcount(settings, "0")
+
+
 def _rblsmtpd(settings: Settings, value: str) -> Settings:
     """The rule has the last word on lists of addresses: it knows the client by name."""
     return replace(settings, lists=(), rblsmtpd=value)
@@ -86,10 +108,13 @@ def _qmailqueue(settings: Settings, value: str) -> Settings:
 _CHANGES: Final[tuple[tuple[str, Change], ...]] = (
     ("RELAYCLIENT", _relay_client),
     ("DATABYTES", _databytes),
+    ("TARPITCOUNT", _tarpitcount),
+    ("TARPITDELAY", _tarpitdelay),
+    ("NOTARPIT", _notarpit),
     ("MFCHECK", _mfcheck),
     ("RBLSMTPD", _rblsmtpd),
     ("SIGNATURES", _signatures),
     ("QMAILQUEUE", _qmailqueue),
 )
-KNOWN: Final = tuple(name for name, _ in _CHANGES)
+KNOWN: Final = (*(name for name, _ in _CHANGES), "DENYMAIL", "DENYMAIL_TLD")
 """The variables that change what we do; any other is for qmail-queue's child."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os.path
 
-from fastsmtp.config import notbuilt
 from fastsmtp.config.tree import Tree
 from fastsmtp.records import dataclass
 
@@ -36,14 +35,6 @@ class Flags:
         return not (self.accept or self.deliver or self.qmail)
 
 
-def refuse_not_built(flags: Flags) -> list[str]:
-    """A fault for each flag whose feature isn't there."""
-    given = {"--qmail": flags.qmail, "--tcprules": flags.tcprules}
-    return [
-        f"{flag}: {notbuilt.MESSAGE}" for flag, value in given.items() if value and flag in notbuilt.FLAGS
-    ]
-
-
 def overlay(tree: Tree, flags: Flags, directory: str) -> None:
     """Lay the flags over the file's values.  Relative paths are taken from `directory`, the current one."""
     for name in ("hostname", "user"):
@@ -54,6 +45,10 @@ def overlay(tree: Tree, flags: Flags, directory: str) -> None:
         # What is no number is left as it is: the reader says so.
         text = str(flags.workers)
         tree.set(("workers",), int(text) if text.isascii() and text.isdigit() else text, "--workers")
+    for name in ("qmail", "tcprules"):
+        value = getattr(flags, name)
+        if value is not None:
+            tree.set((name,), os.path.join(directory, value), f"--{name}")
     if flags.state is not None:
         tree.set(("state",), os.path.join(directory, flags.state), "--state")
     if flags.listen:

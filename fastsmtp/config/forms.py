@@ -102,6 +102,12 @@ def _python_stage(text: str) -> None:
         raise ValueError(f"{text!r} is not MODULE:FUNCTION, as mysite.rules:no_printers")
 
 
+def _line(text: str) -> None:
+    """Words of a reply (RFC 5321 section 4.2: textstring)."""
+    if not text.isascii() or not text.isprintable() or len(text) > 400:
+        raise ValueError("must be at most 400 printable ASCII characters")
+
+
 def _ipv4(text: str) -> None:
     if not is_ipv4(text):
         raise ValueError(f"{text!r} is no IPv4 address")
@@ -148,6 +154,7 @@ FORMS: Final[Mapping[str, Callable[[str], None]]] = {
     "recipients": _recipients,
     "sender": _any(parse_sender),
     "server_name": _server_name,
+    "text": _line,
     "word": _word,
     "zone": _zone,
 }

@@ -28,6 +28,10 @@ class Host:
     def exists(self, path: str) -> bool:
         return os.path.exists(path)
 
+    def names(self, path: str) -> list[str]:
+        """What a directory holds, sorted; OSError when it can't be read."""
+        return sorted(os.listdir(path))
+
     def read(self, path: str) -> bytes:
         """A file's contents; OSError when it can't be read."""
         with open(path, "rb") as file:

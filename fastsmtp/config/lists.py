@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
+from fastsmtp.config.cdb import is_cdb, read_cdb
 from fastsmtp.config.names import parse_domain_name, spellings
 from fastsmtp.records import dataclass, field
 
@@ -26,17 +27,28 @@ _PLAIN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """A snapshot of the files that a configuration names: path -> contents."""
+    """A snapshot of the files that a configuration names.
+
+    files    path -> contents
+    lenient  those of a qmail home: a line that means nothing there is left out, with a warning, as qmail does
+    """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
+    lenient: frozenset[str] = frozenset()
 
     def with_file(self, path: str, data: bytes) -> Lists:
         """The same snapshot with one file as it is now."""
-        return Lists({**self.files, path: data})
+        return Lists({**self.files, path: data}, self.lenient)
 
 
 def entries(path: str, data: bytes, faults: list[str]) -> Iterator[tuple[str, int]]:
-    """Entry and line number, without comments and blank lines; what isn't UTF-8 is a fault."""
+    """Entry and line number, without comments and blank lines; what isn't UTF-8 is a fault.
+
+    Of a cdb (qmail's morercpthosts.cdb) the keys are the entries.
+    """
+    if is_cdb(data):
+        yield from _keys(path, data, faults)
+        return
     for number, line in enumerate(data.split(b"\n"), 1):
         entry = _strip(line)
         if not entry:
@@ -45,6 +57,14 @@ def entries(path: str, data: bytes, faults: list[str]) -> Iterator[tuple[str, in
             yield entry.decode(), number
         except UnicodeDecodeError:
             faults.append(f"{path}:{number}: not UTF-8")
+
+
+def _keys(path: str, data: bytes, faults: list[str]) -> Iterator[tuple[str, int]]:
+    try:
+        for number, (key, _) in enumerate(read_cdb(data), 1):
+            yield key.decode("utf-8", "backslashreplace"), number
+    except ValueError as error:
+        faults.append(f"{path}: {error}")
 
 
 def checked(path: str, data: bytes, check: Callable[[str], object], faults: list[str]) -> Iterator[str]:

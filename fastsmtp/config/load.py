@@ -11,9 +11,10 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from fastsmtp.records import dataclass
+from fastsmtp.records import dataclass, field
 
 if TYPE_CHECKING:
+    from fastsmtp.config.control import Home
     from fastsmtp.config.flags import Flags
     from fastsmtp.config.host import Host
     from fastsmtp.config.lists import Lists
@@ -35,6 +36,8 @@ class Loaded:
     warnings       one line each; a trial has none
     watched_files  every file whose change matters: the configuration itself, lists, certificates, keys
     is_trial       no configuration at all: the trial's
+    home           the qmail home, where there is one
+    environment    variables of the process that count, as in a tcpserver rule; none without a qmail home
     """
 
     config: Config
@@ -44,6 +47,8 @@ class Loaded:
     warnings: tuple[str, ...]
     watched_files: tuple[str, ...]
     is_trial: bool
+    home: Home | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(
@@ -55,7 +60,7 @@ def load(
     values  nested dicts in the file's place, for programs; then no file is read and nothing is a trial
     """
     from fastsmtp.config.check import check
-    from fastsmtp.config.flags import Flags, overlay, refuse_not_built
+    from fastsmtp.config.flags import Flags, overlay
     from fastsmtp.config.host import Host
     from fastsmtp.config.lists import Lists
     from fastsmtp.config.resolve import resolve, trial
@@ -70,8 +75,9 @@ def load(
     tree = read_toml(file, _read(file, host)) if file else _given(values)
     is_trial = file is None and values is None and flags.is_trial
     overlay(tree, flags, host.directory())
+    home = _home(tree, host)
     built = build(tree)
-    faults = [*refuse_not_built(flags), *built.faults]
+    faults = [*(home.faults if home else ()), *built.faults]
 
     origins = dict(built.provenance)
     config, warnings = resolve(built.config, host, origins)
@@ -85,16 +91,21 @@ def load(
         except OSError as error:
             files[path] = b""
             faults.append(f"{path}: {error.strerror}")
-    lists = Lists(files)
+    lists = Lists(files, frozenset(home.lists if home else ()))
+    environment, said = _environment(host) if home else ({}, [])
+    warnings += said
     settings: tuple[Settings, ...] = ()
     try:
-        settings = compile_settings(config, lists)
+        settings = compile_settings(config, lists, environment, warnings)
     except ConfigError as error:
         faults.extend(error.faults)
 
     table = settings[0].accept if settings else None
     checked = check(config, built, tree, host, table, is_trial=is_trial)
     faults.extend(checked.faults)
+    if home is not None:
+        warnings += home.warnings
+        warnings += home.unheard(table) if table is not None else []
     if faults:
         raise ConfigError(*sorted(dict.fromkeys(faults), key=functools.partial(_place, file)))
     return Loaded(
@@ -106,7 +117,31 @@ def load(
         warnings=() if is_trial else (*warnings, *checked.warnings),
         watched_files=tuple(dict.fromkeys([*([file] if file else []), *files, *checked.files])),
         is_trial=is_trial,
+        home=home,
+        environment=environment,
     )
+
+
+def _home(tree: Tree, host: Host) -> Home | None:
+    """The qmail home that tree names, laid under it."""
+    path = tree.values.get("qmail")
+    if not isinstance(path, str) or not path.startswith("/"):
+        return None
+    from fastsmtp.config.control import read_home
+
+    home = read_home(path, host)
+    home.lay_under(tree)
+    return home
+
+
+def _environment(host: Host) -> tuple[dict[str, str], list[str]]:
+    """The process's own variables that count for every client, and warnings."""
+    from fastsmtp.config.environment import KNOWN
+
+    found = {name: host.environ[name] for name in KNOWN if name in host.environ}
+    if found.pop("RELAYCLIENT", None) is None:
+        return found, []
+    return found, ["RELAYCLIENT in the environment of the server would let everybody relay: ignored"]
 
 
 def _given(values: Mapping[str, Any] | None) -> Tree:

@@ -174,6 +174,15 @@ class Limits:
         default=3_600.0, metadata=about("from MAIL to the reply to the message", unit="s", low=0.01)
     )
     session_s: float = field(default=7_200.0, metadata=about("from greeting to close", unit="s", low=0.01))
+    command_s: float = field(
+        default=300.0,
+        metadata=about(
+            "waiting for the next command line; control/timeoutsmtpd",
+            unit="s",
+            low=1.0,
+            precedent="RFC 5321 section 4.5.3.2.7",
+        ),
+    )
     body_memory_bytes: int = field(
         default=67_108_864,
         metadata=about("a worker; beyond it bodies go to files at once", unit="bytes", low=0),
@@ -773,6 +782,49 @@ class Config:
         ),
     )
     workers: int = field(default=0, metadata=about("SMTP workers; 0: one per core", low=0, high=1_024))
+    qmail: str = field(
+        default="",
+        metadata=about(
+            "a qmail home: what its control files say holds where neither a flag nor this file says otherwise "
+            "(docs/qmail.md)",
+            form="path",
+            shown="none",
+            example='"/var/qmail"',
+        ),
+    )
+    tcprules: str = field(
+        default="",
+        metadata=about(
+            "rules of tcpserver, text or cdb: who is denied, and the variables of each client; re-read when it "
+            "changes",
+            form="path",
+            shown="none; with a qmail home /etc/tcp.smtp.cdb when it is there",
+            example='"/etc/tcp.smtp.cdb"',
+        ),
+    )
+    compatible: bool | None = field(
+        default=None,
+        metadata=about("qmail's reply codes where they differ from ours", shown="true with a qmail home"),
+    )
+    greeting: str = field(
+        default="",
+        metadata=about(
+            "what stands behind the greeting's 220; its first word should be hostname",
+            form="text",
+            shown="hostname",
+            example='"mx.example.org no junk mail"',
+            precedent="RFC 5321 section 4.2",
+        ),
+    )
+    localiphost: str = field(
+        default="",
+        metadata=about(
+            "the domain that our own address in brackets stands for, in user@[192.0.2.1]",
+            form="hostname",
+            shown="none; with a qmail home control/localiphost, else control/me",
+            example='"example.org"',
+        ),
+    )
     listen: tuple[Listen, ...] = (Listen(),)
     tls: Tls = Tls()
     limits: Limits = Limits()

@@ -8,15 +8,10 @@ from typing import Final
 
 KEYS: Final = frozenset({
     "queue_user",
-    "qmail",
-    "tcprules",
-    "compatible",
     "policy.p0f",
     "metrics",
 })  # fmt: skip
 
 DESTS: Final = frozenset({"pipe"})
-
-FLAGS: Final = frozenset({"--qmail", "--tcprules"})
 
 MESSAGE: Final = "not built in this version"

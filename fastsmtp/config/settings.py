@@ -8,10 +8,13 @@ as sets.  Frozen; a connection keeps the Settings that it got at accept.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from fastsmtp.address import Networks
+from fastsmtp.config.cdb import is_cdb
 from fastsmtp.config.dest import is_next_hop, parse_dest
+from fastsmtp.config.environment import apply
 from fastsmtp.config.forms import check_network
 from fastsmtp.config.lists import Lists, checked, parse_recipients, parse_signatures
 from fastsmtp.config.model import (
@@ -42,12 +45,16 @@ from fastsmtp.config.names import (
 )
 from fastsmtp.config.patterns import NO_PATTERNS, AddressPatterns, parse_pattern, parse_patterns
 from fastsmtp.config.routes import Route, RouteTable, Routing, Rule, Source
+from fastsmtp.config.tcprules import Rules, parse_rules
 from fastsmtp.config.zones import Answers, Zone
 from fastsmtp.errors import ConfigError
 from fastsmtp.records import dataclass, field
 
 if TYPE_CHECKING:
     from fastsmtp._signatures import Signatures
+
+
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,9 @@ class Settings:
     is_compatible   qmail's reply codes where they differ from ours
     relay_suffix    RELAYCLIENT: None where it isn't set; else clients may relay, and each recipient ends with it
     rblsmtpd        RBLSMTPD, None where it isn't set: "-text" refuses, "text" defers, "" does neither
+    rules           of tcpserver, asked when a client is known; None where there are none
+    greeting        behind the 220; hostname where the configuration says nothing else
+    localiphost     the domain that our own address in brackets stands for; "" for none
     queue_program   QMAILQUEUE: the program in the place of a qmail-queue: destination's; "" for none
     """
 
@@ -155,6 +165,9 @@ class Settings:
     relay_suffix: bytes | None = None
     rblsmtpd: str | None = None
     queue_program: str = ""
+    rules: Rules | None = None
+    greeting: str = ""
+    localiphost: str = ""
 
 
 def list_paths(config: Config) -> tuple[str, ...]:
@@ -168,6 +181,8 @@ def list_paths(config: Config) -> tuple[str, ...]:
     for policy in _policies(config):
         if policy.signatures.file:
             paths[policy.signatures.file] = None
+    if config.tcprules:
+        paths[config.tcprules] = None
     return tuple(paths)
 
 
@@ -200,13 +215,21 @@ def _lists(config: Config) -> Iterable[tuple[str, ...]]:
         yield route.destination
 
 
-def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
+def compile_settings(
+    config: Config,
+    lists: Lists,
+    environment: Mapping[str, str] = NOTHING,
+    warnings: list[str] | None = None,
+) -> tuple[Settings, ...]:
     """One Settings a listener, in the order of config.listen.
 
     config has been through resolve.py; lists holds every path of list_paths(config).
+    environment  variables of the process, laid over all (environment.apply)
+    warnings     gets what is no fault: lines of a qmail home that mean nothing, rules that fit nobody
     ConfigError with every bad line of the lists, file and line each.
     """
     compiler = _Compiler(lists)
+    rules = compiler.rules(config.tcprules)
     relay = compiler.networks(config.relay.networks)
     certificates = compiler.certificates(config.relay.certificates)
     certificates_from = compiler.networks(config.relay.certificates_from)
@@ -245,13 +268,19 @@ def compile_settings(config: Config, lists: Lists) -> tuple[Settings, ...]:
             },
             signatures=compiler.signatures(policy.signatures),
             tls=listen.tls_table or config.tls,
+            is_compatible=bool(config.qmail) if config.compatible is None else config.compatible,
+            greeting=config.greeting or config.hostname,
+            localiphost=config.localiphost and parse_host_name(config.localiphost),
+            rules=rules,
         )
         for listen in config.listen
         for policy in (listen.policy or config.policy,)
     )
+    if warnings is not None:
+        warnings.extend(dict.fromkeys(compiler.warnings))
     if compiler.faults:
         raise ConfigError(*dict.fromkeys(compiler.faults))
-    return settings
+    return tuple(apply(one, environment) for one in settings)
 
 
 def compile_zones(rules: Iterable[Dnsbl | Dnswl | Rhsbl]) -> tuple[Zone, ...]:
@@ -281,7 +310,9 @@ class _Compiler:
 
     def __init__(self, lists: Lists) -> None:
         self.files = lists.files
+        self.lenient = lists.lenient
         self.faults: list[str] = []
+        self.warnings: list[str] = []
         self.recipients: dict[str, frozenset[bytes]] = {}
         self.signature_files: dict[str, Signatures] = {}
         self.pattern_files: dict[str, set[bytes]] = {}
@@ -290,9 +321,20 @@ class _Compiler:
         """The entries, those of files in place of their paths."""
         for text in texts:
             if text.startswith("/"):
-                yield from checked(text, self.files[text], check, self.faults)
+                yield from checked(text, self.files[text], check, self.faults_of(text))
             else:
                 yield text
+
+    def faults_of(self, path: str) -> list[str]:
+        """Where bad lines of a file are told.  A damaged cdb is a fault anywhere: half of it is gone."""
+        return self.warnings if path in self.lenient and not is_cdb(self.files[path]) else self.faults
+
+    def rules(self, path: str) -> Rules | None:
+        if not path:
+            return None
+        rules = parse_rules(path, self.files[path], self.faults)
+        self.warnings.extend(rules.warnings)
+        return rules
 
     def networks(self, texts: tuple[str, ...]) -> Networks:
         return Networks(self.texts(texts, check_network))
@@ -374,7 +416,7 @@ class _Compiler:
                 keys.update(parse_pattern(text))
                 continue
             if text not in self.pattern_files:
-                self.pattern_files[text] = parse_patterns(text, self.files[text], self.faults)
+                self.pattern_files[text] = parse_patterns(text, self.files[text], self.faults_of(text))
             keys |= self.pattern_files[text]
         return AddressPatterns(keys) if keys else NO_PATTERNS
 
@@ -383,7 +425,7 @@ class _Compiler:
             return None
         if rule.file not in self.signature_files:
             data = self.files[rule.file]
-            self.signature_files[rule.file] = parse_signatures(rule.file, data, self.faults)
+            self.signature_files[rule.file] = parse_signatures(rule.file, data, self.faults_of(rule.file))
         found = self.signature_files[rule.file]
         return found if len(found) and rule.mode != "off" else None
 

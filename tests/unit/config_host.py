@@ -50,6 +50,16 @@ class FakeHost(Host):
     def exists(self, path: str) -> bool:
         return path in self.files
 
+    def names(self, path: str) -> list[str]:
+        found = {
+            name.removeprefix(f"{path}/").partition("/")[0]
+            for name in self.files
+            if name.startswith(f"{path}/")
+        }
+        if not found:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return sorted(found)
+
     def read(self, path: str) -> bytes:
         if path not in self.files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

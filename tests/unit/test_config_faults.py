@@ -349,8 +349,8 @@ def test_a_text_that_ends_too_early_says_on_which_line() -> None:
             "--deliver: mx needs the queue (queue = true): before the 250 mail goes to one next hop"
         ]),
         ({"qmail": "/var/qmail", "tcprules": "/etc/tcp.smtp"}, [
-            "--qmail: not built in this version",
-            "--tcprules: not built in this version",
+            "/var/qmail/control: No such file or directory: /var/qmail is no qmail home",
+            "/etc/tcp.smtp: No such file or directory",
         ]),
         ({"dns": ("127.0.0.1", "ns.example", "[::1]:0")}, [
             "--dns: 'ns.example': a name server is an address, with or without port",

@@ -13,6 +13,8 @@ Cookie = TypeVar("Cookie")
 class Progress:
     """How far each worker's journal is synced: anonymous shared memory, made before the fork.
 
+    Each region is written by its worker, and by the owner of the queue where that asks.
+
     Raises IndexError for a worker that isn't there.
     """
     workers: int
@@ -21,6 +23,12 @@ class Progress:
         """(number, epoch, synced offset) of the segment in use as they stood at one moment; zeros: none yet."""
     def clear(self, worker: int) -> None:
         """Forget a worker that died, when all that it had synced has been read."""
+    def ask(self, worker: int) -> None:
+        """The reader is going to sleep: the worker shall tell it of its next sync.  read() once more after this."""
+    def is_asked(self, worker: int) -> bool:
+        """Whether somebody asked since the last call; the worker calls it after each sync."""
+    is_low: bool
+    """Below the low-water mark, as the owner of the queue says: no mail is taken."""
 
 @final
 class Writer(Generic[Cookie]):

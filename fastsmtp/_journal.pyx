@@ -29,10 +29,10 @@ from fastsmtp._journalcalls cimport (
     pthread_mutex_unlock, pthread_mutex_destroy, pthread_cond_init, pthread_cond_wait, pthread_cond_signal,
     pthread_cond_destroy, pthread_join, thread_start, thread_name, kernel_write, kernel_sync, descriptor_copy,
     close_descriptor, bell_open, bell_ring, bell_quiet, bell_close, load_acquire, store_release, load_relaxed,
-    store_relaxed, fence_acquire_, fence_release_, shared_map, munmap,
+    store_relaxed, exchange_ordered, fence_acquire_, fence_release_, shared_map, munmap,
 )
 from fastsmtp._record cimport (
-    ALIGN, BLOCK_BYTES, HEADER, K_DONE, K_END, K_MESSAGE, K_SEAL, MAGIC, PAYLOAD_MOST, Header, crc_add, crc_init, up,
+    ALIGN, BLOCK_BYTES, HEADER, K_DONE, K_END, K_KEPT, K_MESSAGE, K_SEAL, MAGIC, PAYLOAD_MOST, Header, crc_add, crc_init, up,
 )
 
 crc_init()
@@ -64,7 +64,9 @@ cdef struct Batch:
 cdef struct Published:          # 128 bytes a worker
     uint64_t generation         # says which slot counts: one that is being written never does
     uint64_t slots[2][3]        # number, epoch, synced
-    uint64_t spare[9]
+    uint64_t is_asked           # the reader sleeps, and is to be told of the next sync
+    uint64_t is_low             # in the last region, which is no worker's: below the low-water mark
+    uint64_t spare[7]
 
 cdef struct Engine:
     pthread_mutex_t mutex
@@ -323,13 +325,13 @@ cdef class Progress:
         if workers < 1:
             raise ValueError("progress needs at least one worker")
         self.workers = workers
-        self.regions = <Published *>shared_map(sizeof(Published) * <size_t>workers)
+        self.regions = <Published *>shared_map(sizeof(Published) * (<size_t>workers + 1))
         if self.regions is NULL:
             raise MemoryError("no memory for the progress of the journal's writers")
 
     def __dealloc__(self):
         if self.regions is not NULL:
-            munmap(self.regions, sizeof(Published) * <size_t>self.workers)
+            munmap(self.regions, sizeof(Published) * (<size_t>self.workers + 1))
 
     cdef Published *region(self, int worker) except NULL:
         if not 0 <= worker < self.workers:
@@ -505,7 +507,7 @@ cdef class Writer:
     def append(self, pieces, object cookie, *, int kind=K_MESSAGE, int body_fd=-1):
         if self.is_closed:
             raise RuntimeError("the writer is closed")
-        if kind != K_MESSAGE and kind != K_SEAL and kind != K_DONE:
+        if kind != K_MESSAGE and kind != K_SEAL and kind != K_DONE and kind != K_KEPT:
             raise ValueError("no such kind of record")
         cdef Engine *e = self.e
         cdef uint64_t length = 0

@@ -107,6 +107,9 @@ cdef extern from *:
     static inline void store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static inline uint64_t load_relaxed(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
     static inline void store_relaxed(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+    static inline uint64_t exchange_ordered(uint64_t *p, uint64_t v) {
+        return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);
+    }
     static inline void fence_acquire_(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
     static inline void fence_release_(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
 
@@ -149,6 +152,7 @@ cdef extern from *:
     void store_release(uint64_t *p, uint64_t v) nogil
     uint64_t load_relaxed(const uint64_t *p) nogil
     void store_relaxed(uint64_t *p, uint64_t v) nogil
+    uint64_t exchange_ordered(uint64_t *p, uint64_t v) nogil
     void fence_acquire_() nogil
     void fence_release_() nogil
     void *shared_map(size_t size) nogil

@@ -108,6 +108,7 @@ cdef enum:
     K_SEAL = 2
     K_END = 3
     K_DONE = 4
+    K_KEPT = 5
     HEADER = 32                 # bytes before a payload
     ALIGN = 8                   # of records
     BLOCK_BYTES = 4096          # of batches

@@ -9,6 +9,7 @@ MESSAGE: Final[int]  # kinds of records
 SEAL: Final[int]
 END: Final[int]
 DONE: Final[int]
+KEPT: Final[int]  # a message that the deferred index names, and nothing else: copied out of a segment with little left
 HEADER_BYTES: Final[int]  # 32, before each payload
 BLOCK: Final[int]  # 4096: where batches begin
 MAX_PAYLOAD: Final[int]  # 16 MiB

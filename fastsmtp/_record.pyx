@@ -14,6 +14,7 @@ MESSAGE = K_MESSAGE
 SEAL = K_SEAL
 END = K_END
 DONE = K_DONE
+KEPT = K_KEPT
 HEADER_BYTES = HEADER
 BLOCK = BLOCK_BYTES
 MAX_PAYLOAD = PAYLOAD_MOST
@@ -43,7 +44,7 @@ cdef inline bint is_header(const char *p, uint64_t epoch, uint64_t offset) noexc
         header.epoch == epoch
         and header.offset == offset
         and header.batch <= header.offset
-        and K_MESSAGE <= header.kind <= K_DONE
+        and K_MESSAGE <= header.kind <= K_KEPT
         and header.length <= PAYLOAD_MOST
     )
 

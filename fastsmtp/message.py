@@ -21,9 +21,10 @@ class Recipient:
     orcpt    RFC 3461 ORCPT as sent (xtext), b"" when not given
     deliver  where it goes (the DEST of its [[accept]] or of the relay default)
     pass_client  how the next hop is told who the client was: "none", "xclient", "xforward", "proxy"
+    is_queued    made durable before the 250; False: handed over before it
     """
 
-    __slots__ = ("address", "deliver", "domain", "notify", "orcpt", "pass_client")
+    __slots__ = ("address", "deliver", "domain", "is_queued", "notify", "orcpt", "pass_client")
 
     def __init__(
         self,
@@ -33,7 +34,9 @@ class Recipient:
         orcpt: bytes = b"",
         deliver: str = "",
         pass_client: str = "none",
+        is_queued: bool = True,
     ) -> None:
+        self.is_queued = is_queued
         self.address = address
         self.domain = domain
         self.notify = notify

@@ -12,12 +12,15 @@ awaitable, so a sink that needs no waiting costs no task.
     transaction.commit(prefix)  -> Reply          the client's answer; 2xx only when the message is safe there
     transaction.abort()                           any time before commit's answer; never waits, never fails
 
+A sink may have `refusal() -> Reply | None`, which is asked at MAIL: why no mail is taken now.
+
 The prefix is the header block that we add (Received and so on), known only now.
 Any exception out of a sink is ours: 451 4.3.0, logged, never 250 - but
 errors.TemporaryError, which has a reply of its own: reply.of_error.
 
 Here: DirectSink, which delivers before the 250, and CallableSink, which gives
-the message to a function of the program that fastsmtp is a part of.
+the message to a function of the program that fastsmtp is a part of.  The queue's
+sink is queue_sink.py.
 
 Rank 7: may import queue/ and delivery/.
 """

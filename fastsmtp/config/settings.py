@@ -64,12 +64,14 @@ class Accept:
     deliver     DEST; "": by the routes
     recipients  None: any; else the set of keys (Path.key) that exist
     asks        whether the next hop is asked at RCPT (recipients = "ask"); without the queue it always is
+    is_queued   made durable before the 250; False: handed over before it
     """
 
     deliver: str
     recipients: frozenset[bytes] | None
     pass_client: str = NOBODY
     asks: bool = False
+    is_queued: bool = True
 
 
 class AcceptTable:
@@ -352,6 +354,7 @@ class _Compiler:
                 self.recipient_keys(rule.recipients),
                 rule.pass_client,
                 asks=is_queued and rule.recipients in ("", "ask") and self.may_ask(config, rule),
+                is_queued=is_queued,
             )
             if ANY_DOMAIN in rule.domain:
                 everything = everything or accept

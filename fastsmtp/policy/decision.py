@@ -82,12 +82,16 @@ class GrantPass(Effect):
 class Route(Effect):
     """Where the recipient under decision is delivered (a DEST), and how that place learns who the client was.
 
-    suffix  is appended to its address (RELAYCLIENT)
+    suffix     is appended to its address (RELAYCLIENT)
+    is_queued  it goes through the queue; False: handed over before the 250
     """
 
-    __slots__ = ("deliver", "pass_client", "suffix")
+    __slots__ = ("deliver", "is_queued", "pass_client", "suffix")
 
-    def __init__(self, deliver: str, pass_client: str = "none", suffix: bytes = b"") -> None:
+    def __init__(
+        self, deliver: str, pass_client: str = "none", suffix: bytes = b"", *, is_queued: bool = True
+    ) -> None:
+        self.is_queued = is_queued
         self.deliver = deliver
         self.pass_client = pass_client
         self.suffix = suffix

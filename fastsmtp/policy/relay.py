@@ -80,7 +80,9 @@ def _sent_on(
     deliver = place_of(facts, settings, domain, accept)
     if deliver == "refuse":
         return _NO_RELAYING
-    return _to(deliver, "none" if accept is None else accept.pass_client, settings, suffix)
+    if accept is None:
+        return _to(deliver, "none", settings, suffix, is_queued=settings.deliver.queue)
+    return _to(deliver, accept.pass_client, settings, suffix, is_queued=accept.is_queued)
 
 
 def place_of(facts: Facts, settings: Settings, domain: bytes, accept: Accept | None) -> str:
@@ -91,14 +93,16 @@ def place_of(facts: Facts, settings: Settings, domain: bytes, accept: Accept | N
     return settings.routing.routes.find(sender, domain, settings.listen.name).deliver
 
 
-def _to(deliver: str, pass_client: str, settings: Settings, suffix: bytes = b"") -> Decision:
+def _to(
+    deliver: str, pass_client: str, settings: Settings, suffix: bytes = b"", *, is_queued: bool
+) -> Decision:
     program = settings.queue_program
     if program and deliver.startswith("qmail-queue"):
         deliver = f"qmail-queue:{program}"
-    return _routed(deliver, pass_client, suffix)
+    return _routed(deliver, pass_client, suffix, is_queued)
 
 
 @lru_cache(maxsize=1024)
-def _routed(deliver: str, pass_client: str, suffix: bytes) -> Decision:
+def _routed(deliver: str, pass_client: str, suffix: bytes, is_queued: bool) -> Decision:
     """The same decision for the same place: made once, since it is the answer to nearly every RCPT."""
-    return passed(Route(deliver, pass_client, suffix))
+    return passed(Route(deliver, pass_client, suffix, is_queued=is_queued))

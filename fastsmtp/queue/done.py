@@ -44,6 +44,11 @@ class Outcome(IntEnum):
     END = 5
 
 
+def pack(epoch: int, offset: int, recipient: int, outcome: Outcome) -> bytes:
+    """One entry, for add_entries."""
+    return _ENTRY.pack(epoch, offset, recipient, outcome)
+
+
 def entries(payload: bytes) -> Iterator[tuple[int, int, int, Outcome]]:
     """(epoch, offset, recipient, outcome) of one record; raises ValueError for what is none."""
     for epoch, offset, recipient, outcome in _ENTRY.iter_unpack(payload):
@@ -75,6 +80,15 @@ class Done:
             self.ends[epoch] = offset, recipient
         else:
             found[offset, recipient] = outcome
+
+    def know(self, epoch: int) -> None:
+        """The mail segment is there, and is spoken of."""
+        self._by_epoch.setdefault(epoch, {})
+
+    def forget_outcomes(self) -> None:
+        """Start-up is over: who delivers keeps count himself, and memory for a million outcomes is given back."""
+        for epoch in self._by_epoch:
+            self._by_epoch[epoch] = {}
 
     def note_file(self, number: int, epochs: Iterable[int]) -> None:
         """The done segment `number` has entries of these mail segments."""
@@ -125,8 +139,10 @@ def read_done(system: Any, store: Store, recovery: Recovery) -> Done:
 class DoneLog:
     """Writes entries.  start and close are the Journal's, which is the caller's; flush() before closing that.
 
-    done     what was read at start-up; kept up to date here
+    done     what was read at start-up; ends, and which file speaks of what, are kept up to date here
     report   called with the error when a sync failed; the entries are kept and tried again
+    synced   called after each sync; `written` has risen
+    added, written   how many entries were given, and how many of them are synced, in their order
     """
 
     def __init__(
@@ -137,13 +153,18 @@ class DoneLog:
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
         report: Callable[[Exception], None],
+        synced: Callable[[], object] | None = None,
     ) -> None:
+        self._synced = synced
+        self.added = 0
+        self.written = 0
         self.done = done
         self._journal = journal
         self._loop = loop
         self._clock = clock
         self._report = report
         self._fresh: list[bytes] = []
+        self._count = 0
         self._epochs: set[int] = set()
         self._since: float | None = None
         self._writing: asyncio.Task[bool] | None = None
@@ -151,22 +172,28 @@ class DoneLog:
 
     def add(self, place: Place, recipient: int, outcome: Outcome) -> None:
         """The recipient is finished.  Never waits; synced within INTERVAL_S and one sync."""
-        self._add(place.epoch, place.offset, recipient, outcome)
+        self.done.note(place.epoch, place.offset, recipient, outcome)
+        self.add_entries(place.epoch, pack(place.epoch, place.offset, recipient, outcome))
 
     def add_end(self, seal: Seal) -> None:
         """What a seal says; synced before the segment that holds the seal is freed, if that comes first."""
         if self.done.ends.get(seal.epoch) != (seal.end, seal.accepted):
-            self._add(seal.epoch, seal.end, seal.accepted, Outcome.END)
+            self.done.note(seal.epoch, seal.end, seal.accepted, Outcome.END)
+            self.add_entries(seal.epoch, pack(seal.epoch, seal.end, seal.accepted, Outcome.END))
 
-    def _add(self, epoch: int, offset: int, recipient: int, outcome: Outcome) -> None:
-        self.done.note(epoch, offset, recipient, outcome)
-        self._fresh.append(_ENTRY.pack(epoch, offset, recipient, outcome))
+    def add_entries(self, epoch: int, entries: bytes) -> None:
+        """Entries as pack() makes them, all of one mail segment.  Never waits; synced as with add()."""
+        count = len(entries) // ENTRY_BYTES
+        self.done.know(epoch)
+        self._fresh.append(entries)
+        self._count += count
+        self.added += count
         self._epochs.add(epoch)
         if self._since is None:
             self._since = self._clock()
         if self._writing is not None:
             return
-        if len(self._fresh) >= ENTRIES:
+        if self._count >= ENTRIES:
             self._begin()
         elif self._timer is None:
             self._timer = self._loop.call_later(INTERVAL_S, self._begin)
@@ -195,6 +222,7 @@ class DoneLog:
         """Whether it went well."""
         fresh, self._fresh = self._fresh, []
         epochs, self._epochs = self._epochs, set()
+        count, self._count = self._count, 0
         began = self._clock()
         failed = False
         try:
@@ -203,15 +231,19 @@ class DoneLog:
             # Kept, in front of what came meanwhile: the bound is told by is_behind, and nothing is forgotten.
             failed = True
             self._fresh = fresh + self._fresh
+            self._count += count
             self._epochs |= epochs
             self._report(error)
         else:
             self.done.note_file(place.number, epochs)
             self._since = began if self._fresh else None
+            self.written += count
         finally:
             self._writing = None
-        if not failed and len(self._fresh) >= ENTRIES:
+        if not failed and self._synced is not None:
+            self._synced()
+        if not failed and self._count >= ENTRIES and self._writing is None:
             self._begin()
-        elif self._fresh and self._timer is None:
+        elif self._fresh and self._timer is None and self._writing is None:
             self._timer = self._loop.call_later(INTERVAL_S, self._begin)
         return not failed

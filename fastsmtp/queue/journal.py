@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fastsmtp import errors
 from fastsmtp._journal import Writer
-from fastsmtp._record import MESSAGE, SEAL
+from fastsmtp._record import BLOCK, MESSAGE, SEAL
 from fastsmtp.queue.disk import Disk, storage_error
 from fastsmtp.queue.place import Place, Seal
 from fastsmtp.queue.store import Segment, Store
@@ -36,8 +36,8 @@ class Source(Protocol):
     def next(self) -> Awaitable[Segment]:
         """The next segment; raises errors.StorageFull or errors.StorageFailed, also when nobody answers in time."""
 
-    def release(self, segment: Segment) -> None:
-        """The segment gets no further record: close its descriptor.  Never waits."""
+    def release(self, segment: Segment, end: int) -> None:
+        """The segment gets no further record, and ends there: close its descriptor.  Never waits."""
 
 
 class LocalSource:
@@ -53,7 +53,7 @@ class LocalSource:
         done = self._disk.run(self._store.prepare)
         return done if isinstance(done, Segment) else await done
 
-    def release(self, segment: Segment) -> None:
+    def release(self, segment: Segment, end: int) -> None:
         self._disk.forget(_close, segment.fd)
 
 
@@ -72,6 +72,7 @@ class Journal:
 
     clock    seconds, monotonic
     seals    of segments of an earlier life (recovery.py); written with the first batch
+    synced   called after syncs, when those who waited for them have been told
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class Journal:
         writer: Writer[asyncio.Future[Place] | Seal],
         kind: int = MESSAGE,
         seals: Sequence[Seal] = (),
+        synced: Callable[[], object] | None = None,
     ) -> None:
+        self._synced = synced
         self._source = source
         self._loop = loop
         self._clock = clock
@@ -146,6 +149,8 @@ class Journal:
                     self._begin_move()
         if self._idle is not None and not self._idle.done() and self._writer.is_idle:
             self._idle.set_result(None)
+        if self._synced is not None:
+            self._synced()
 
     async def close(self) -> None:
         """Finish what was appended, and end the thread.  What can't be written fails."""
@@ -160,12 +165,12 @@ class Journal:
             self._refuse(self._error or errors.StorageFailed("the journal is closed"))
         if self._ahead is not None:
             try:
-                self._source.release(await self._ahead)
+                self._source.release(await self._ahead, BLOCK)
             except errors.TemporaryError:
                 # It was for later, and nobody asks for it any more.
                 self._ahead = None
         if self._segment is not None:
-            self._source.release(self._segment)
+            self._source.release(self._segment, self._writer.end)
             self._segment = None
 
     def _put(self, pieces: Sequence[bytes], body_fd: int, future: asyncio.Future[Place]) -> bool:
@@ -241,7 +246,7 @@ class Journal:
             # Before the segment changes: their places are in the old one.
             self._tell()
             self._seals.append(Seal(old.number, old.epoch, writer.end, writer.end))
-            self._source.release(old)
+            self._source.release(old, writer.end)
         for seal in self._seals:
             writer.append([seal.encode()], seal, kind=SEAL)
         writer.use(segment.fd, number=segment.number, epoch=segment.epoch, size=segment.size_bytes)

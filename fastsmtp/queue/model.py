@@ -25,6 +25,7 @@ _FIXED = struct.Struct("<BBBxHHIIQQQ")
 _STRINGS = struct.Struct("<15H")
 _RECIPIENT = struct.Struct("<6H")
 _BODY = struct.Struct("<QQI")
+_CUT = struct.Struct("<II")
 
 
 class BodyReference(NamedTuple):
@@ -97,9 +98,10 @@ class QueuedMessage:
     prefix       the header fields that we add, CRLF
     body         its chunks, or where it is
     body_bytes   its length
+    cuts         header fields in a body file that whoever reads it leaves out: (offset, length), rising
     """
 
-    __slots__ = ("accepted_ms", "body", "body_bytes", "envelope", "id", "origins", "prefix")
+    __slots__ = ("accepted_ms", "body", "body_bytes", "cuts", "envelope", "id", "origins", "prefix")
 
     def __init__(
         self,
@@ -110,7 +112,9 @@ class QueuedMessage:
         prefix: bytes,
         body: Sequence[bytes] | BodyReference,
         body_bytes: int,
+        cuts: Sequence[tuple[int, int]] = (),
     ) -> None:
+        self.cuts = tuple(cuts)
         self.id = id
         self.accepted_ms = accepted_ms
         self.envelope = envelope
@@ -138,7 +142,7 @@ def encode(message: QueuedMessage) -> list[bytes]:
     strings = (
         message.id.encode(), envelope.sender, envelope.sender_domain, envelope.body, envelope.ret, envelope.envid,
         origins.address.encode(), origins.name.encode(), origins.helo, origins.listener.encode(),
-        origins.local_address.encode(), *tls_words, b"",
+        origins.local_address.encode(), *tls_words, b"".join(_CUT.pack(*cut) for cut in message.cuts),
     )  # fmt: skip
     try:
         parts = [
@@ -184,9 +188,7 @@ def _decode(payload: bytes) -> QueuedMessage:
     at = _FIXED.size
     strings, at = _strings(payload, at, _STRINGS)
     id, sender, sender_domain, body_kind, ret, envid = strings[:6]
-    address, name, helo, listener, local_address, protocol, cipher, server_name, reserved = strings[6:]
-    if reserved:
-        raise ValueError("it has a string that isn't known")
+    address, name, helo, listener, local_address, protocol, cipher, server_name, cuts = strings[6:]
     found = []
     for _ in range(recipients):
         words, at = _strings(payload, at, _RECIPIENT)
@@ -215,7 +217,9 @@ def _decode(payload: bytes) -> QueuedMessage:
         is_extended=bool(flags & _EXTENDED), listener=listener.decode(), local_address=local_address.decode(),
         tls=tls,
     )  # fmt: skip
-    return QueuedMessage(id.decode(), accepted_ms, envelope, origins, prefix, body, body_bytes)
+    return QueuedMessage(
+        id.decode(), accepted_ms, envelope, origins, prefix, body, body_bytes, tuple(_CUT.iter_unpack(cuts))
+    )
 
 
 def _strings(payload: bytes, at: int, lengths: struct.Struct) -> tuple[list[bytes], int]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fastsmtp import errors
-from fastsmtp._record import BLOCK, END, HEADER_BYTES, MAX_PAYLOAD, SEAL, find, scan
+from fastsmtp._record import BLOCK, END, HEADER_BYTES, KEPT, MAX_PAYLOAD, SEAL, find, scan
 from fastsmtp.queue.fileheader import FileHeader, read_header
 from fastsmtp.queue.place import Place, Seal, decode_seal
 from fastsmtp.queue.store import Store, sync_directory, write_all
@@ -46,6 +46,7 @@ class Scanned:
     is_sealed    a later segment says so
     is_in_use    a living worker writes to it
     offsets, sizes   of its records (not seals), rising; of the payloads
+    kept         offsets of records that only the deferred index names
     void         records behind the end
     """
 
@@ -56,6 +57,7 @@ class Scanned:
         "header",
         "is_in_use",
         "is_sealed",
+        "kept",
         "offsets",
         "seals",
         "sizes",
@@ -70,6 +72,7 @@ class Scanned:
         self.offsets = array("I")
         self.sizes = array("I")
         self.seals: list[Seal] = []
+        self.kept: set[int] = set()
         self.void = 0
         # (start, end, reason), and the latest batch that was seen: everything before it was synced.
         self._gaps: list[tuple[int, int, str]] = []
@@ -143,18 +146,20 @@ def recover(
     *,
     in_use: Mapping[int, int] | None = None,
     ends: Mapping[int, tuple[int, int]] | None = None,
+    held: Callable[[int], bool] | None = None,
 ) -> Recovery:
     """Open the store and read everything in it.
 
     in_use   epoch -> synced offset, of segments that living workers write to: read up to there, and not sealed
     ends     epoch -> (end, accepted), what the done-log remembers of seals
+    held     whether a living worker has this open file to write to; such a segment is read up to its synced offset too
 
     Raises errors.QueueTooNew, and OSError where the directory itself can't be read.
     """
     in_use = in_use or {}
     found = Recovery()
     for number in store.open(system):
-        segment = _read_segment(system, store, number, in_use, found)
+        segment = _read_segment(system, store, number, in_use, found, held)
         if segment is not None:
             found.segments.append(segment)
     by_epoch = {segment.header.epoch: segment for segment in found.segments}
@@ -167,18 +172,17 @@ def recover(
             if sealed is not None and not sealed.is_sealed:
                 sealed.cut(seal.end, seal.accepted)
     for segment in found.segments:
-        name = store.path(segment.header.number)
-        for start, end, is_damage, reason in segment.gaps():
-            copy = _quarantine(system, store, name, start, end)
-            found.faults.append(Fault(name, start, end - start, is_damage, reason, copy))
-        if not segment.is_sealed and not segment.is_in_use:
-            _sync(system, name, found)
-            found.seals.append(segment.seal())
+        _close(system, store, segment, found)
     return found
 
 
 def _read_segment(
-    system: Any, store: Store, number: int, in_use: Mapping[int, int], found: Recovery
+    system: Any,
+    store: Store,
+    number: int,
+    in_use: Mapping[int, int],
+    found: Recovery,
+    held: Callable[[int], bool] | None = None,
 ) -> Scanned | None:
     name = store.path(number)
     fd = system.open(name, os.O_RDONLY | os.O_CLOEXEC)
@@ -195,11 +199,39 @@ def _read_segment(
             return None
         segment = Scanned(header)
         synced = in_use.get(header.epoch)
+        if held is not None:
+            synced = max(synced or 0, BLOCK) if held(fd) else None
         segment.is_in_use = synced is not None
         _scan(file, segment, size if synced is None else min(size, synced))
         return segment
     finally:
         system.close(fd)
+
+
+def recover_one(system: Any, store: Store, number: int, end: tuple[int, int] | None = None) -> Recovery:
+    """One segment whose writer has died; as recover() for a store with nothing else in it.
+
+    end   (end, accepted), when a seal has been seen
+    """
+    found = Recovery()
+    segment = _read_segment(system, store, number, {}, found)
+    if segment is not None:
+        found.segments.append(segment)
+        if end is not None:
+            segment.cut(*end)
+        _close(system, store, segment, found)
+    return found
+
+
+def _close(system: Any, store: Store, segment: Scanned, found: Recovery) -> None:
+    """Report its faults; sync it and note its seal, unless it has one or somebody writes to it."""
+    name = store.path(segment.header.number)
+    for start, end, is_damage, reason in segment.gaps():
+        copy = quarantine(system, store, name, start, end)
+        found.faults.append(Fault(name, start, end - start, is_damage, reason, copy))
+    if not segment.is_sealed and not segment.is_in_use:
+        _sync(system, name, found)
+        found.seals.append(segment.seal())
 
 
 def _sync(system: Any, name: str, found: Recovery) -> None:
@@ -286,6 +318,8 @@ def _keep(segment: Scanned, window: bytes, base: int, records: list[tuple[int, i
         elif kind != END:
             segment.offsets.append(offset)
             segment.sizes.append(size_bytes)
+            if kind == KEPT:
+                segment.kept.add(offset)
 
 
 def _search(file: _File, segment: Scanned, after: int, limit: int) -> int:
@@ -373,7 +407,7 @@ def read_between(
     return list(segment.places()), segment.seals, at
 
 
-def _quarantine(system: Any, store: Store, name: str, start: int, end: int) -> str:
+def quarantine(system: Any, store: Store, name: str, start: int, end: int) -> str:
     """Copy bytes of a segment to a file of their own; its name, "" when that fails: the report says so."""
     copy = f"{store.directory}/{QUARANTINE}/{os.path.basename(name)}-{start:08x}"
     try:

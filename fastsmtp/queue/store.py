@@ -163,8 +163,8 @@ class Store:
             self._free = sorted(free) if self.purpose is Purpose.MAIL else []
         return sorted(numbers)
 
-    def prepare(self, system: Any) -> Segment:
-        """The next segment, ready to be written to: a free one, else a new one.
+    def prepare(self, system: Any, size_bytes: int = 0) -> Segment:
+        """The next segment, ready to be written to: a free one, else a new one of this size (0: the usual one).
 
         Raises errors.StorageFull below the low-water mark, OSError.
         """
@@ -172,14 +172,14 @@ class Store:
             number, self._next = self._next, self._next + 1
             old = self._free.pop(0) if self._free else None
         epoch = int.from_bytes(self._random(8), "little") or 1
-        header = FileHeader(
-            self.purpose, epoch, number, self.size_bytes, int(self._wall() * 1000), self.version
-        )
-        if old is not None and self._has_size(system, self.path(old, FREE)):
+        is_old = old is not None and self._has_size(system, self.path(old, FREE))
+        size_bytes = self.size_bytes if is_old else min(size_bytes or self.size_bytes, self.size_bytes)
+        header = FileHeader(self.purpose, epoch, number, size_bytes, int(self._wall() * 1000), self.version)
+        if old is not None and is_old:
             fd = self._use_again(system, self.path(old, FREE), header)
         else:
             fd = self._make(system, header)
-        return Segment(number, epoch, self.size_bytes, fd)
+        return Segment(number, epoch, size_bytes, fd)
 
     def _has_size(self, system: Any, path: str) -> bool:
         """One of another size (made by another release, or cut off) goes."""
@@ -204,7 +204,8 @@ class Store:
         return fd
 
     def _make(self, system: Any, header: FileHeader) -> int:
-        if self.space is not None and self.space.look(system, self.size_bytes):
+        size_bytes = header.size_bytes
+        if self.space is not None and self.space.look(system, size_bytes):
             raise errors.StorageFull(f"{self.directory}: less than {self.space.low_water_bytes} bytes free")
         path = self.path(header.number, NEW + self._prefix)
         fd: int = system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -212,9 +213,9 @@ class Store:
             # Zeros, not posix_fallocate alone: blocks that were only reserved are marked as written with the
             # first sync of each, which is what writing through is to avoid.
             write_all(system, fd, header.encode().ljust(BLOCK, b"\0"), 0)
-            zeros = bytes(min(_PIECE_BYTES, self.size_bytes - BLOCK))
-            for offset in range(BLOCK, self.size_bytes, len(zeros)):
-                write_all(system, fd, zeros[: self.size_bytes - offset], offset)
+            zeros = bytes(min(_PIECE_BYTES, size_bytes - BLOCK))
+            for offset in range(BLOCK, size_bytes, len(zeros)):
+                write_all(system, fd, zeros[: size_bytes - offset], offset)
             system.fsync(fd)
             system.rename(path, self.path(header.number))
             sync_directory(system, self.directory)
@@ -230,7 +231,7 @@ class Store:
         """The segment is done, and the done-log that says so is synced: it may be used again."""
         with self._lock:
             is_kept = self.purpose is Purpose.MAIL and len(self._free) < self._spare
-        if not is_kept:
+        if not is_kept or system.stat(self.path(number)).st_size != self.size_bytes:
             system.unlink(self.path(number))
             return
         system.rename(self.path(number), self.path(number, FREE))

@@ -123,6 +123,11 @@ class Conversation:
     def _mail_decided(self, event: Event, decision: Decision) -> Wait:
         path = event.path
         if decision.reply is None:
+            refusal = self._profile.refusal
+            if refusal is not None and (answer := refusal()) is not None:
+                self._log_refusal(answer, "sink")
+                self.session.reply(answer)
+                return None
             self.facts.envelope = Envelope(
                 path.address,
                 path.domain,
@@ -169,7 +174,9 @@ class Conversation:
         if route.suffix:
             address += route.suffix
             domain = address.rpartition(b"@")[2].lower()
-        recipient = Recipient(address, domain, event.notify, event.orcpt, route.deliver, route.pass_client)
+        recipient = Recipient(
+            address, domain, event.notify, event.orcpt, route.deliver, route.pass_client, route.is_queued
+        )
         transaction = self.transaction
         if transaction is None:
             self.transaction = transaction = self._profile.sink.open(envelope, facts)

@@ -35,11 +35,12 @@ class Profile:
     tls            the TLS engine, or None when the listener has tls = "off"
     counts_*       whether a limit asks for this rate, so that nothing is looked up for nothing
     field_name     policy.header in lower case, as HeaderFacts has names; b"" for none
+    refusal        asked at MAIL: why the sink takes no mail now; None: it always takes some
     """
 
     __slots__ = (
         "banner_name", "counters", "counts_connections", "counts_handshakes", "counts_messages",
-        "counts_recipients", "field_name", "log", "now", "plan", "received", "service", "settings", "sink",
+        "counts_recipients", "field_name", "log", "now", "plan", "received", "refusal", "service", "settings", "sink",
         "terms", "tls", "xclient_terms",
     )  # fmt: skip
 
@@ -49,6 +50,7 @@ class Profile:
         self.settings = settings
         self.tls = tls
         self.sink = service.sink
+        self.refusal = getattr(service.sink, "refusal", None)
         self.log = service.log
         self.counters = service.counters
         self.now = service.now

@@ -56,7 +56,7 @@ FIELDS: dict[str, str] = {
     "entries": "entries of a list",
     "signal": "signal that ended a process",
     "status": "exit status of a process",
-    "delay_s": "seconds until the next attempt",
+    "delay_s": "seconds until the next attempt, or until the reply",
     "workers": "number of workers",
     "lines": "number of log lines",
     "version": "version of fastsmtp",
@@ -149,6 +149,11 @@ EVENTS: dict[str, Event] = {
             "rcpt",
             "score",
         ),
+    ),
+    "held_back": Event(
+        INFO,
+        "A reply waits (a tarpit, or a Delay of a rule of your own); told once a message",
+        ("id", "client", "listener", "helo", "name", "from", "rcpt", "rcpts", "delay_s"),
     ),
     # DNS lists.
     "list_quarantined": Event(

@@ -22,7 +22,7 @@ from fastsmtp.policy.decision import PASSED, Decision, Token, Verdict
 from fastsmtp.policy.facts import NO_RATES, Client, Facts, Origin, Phase, TlsFacts
 from fastsmtp.policy.runner import Round
 from fastsmtp.smtp import proxy, xclient
-from fastsmtp.smtp.conversation import HANDLERS, Conversation, Wait
+from fastsmtp.smtp.conversation import HANDLERS, Conversation
 from fastsmtp.smtp.inquiry import Inquiry
 from fastsmtp.smtp.life import (
     COMMAND_S,
@@ -35,6 +35,7 @@ from fastsmtp.smtp.life import (
     STRESSED_HANDSHAKE_S,
     Life,
 )
+from fastsmtp.smtp.pause import Pause, Wait
 from fastsmtp.smtp.start_tls import Failed, Outcome, Raised, Upgrade
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "__weakref__", "_accepted_s", "_body_mark", "_buffer", "_commands", "_conversation", "_counted",
         "_is_busy", "_has_quit", "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_listener",
-        "_profile", "_proxy", "_raw", "_service", "_session", "_session_id", "_task", "_timer",
+        "_pause", "_profile", "_proxy", "_raw", "_service", "_session", "_session_id", "_task", "_timer",
         "_transport", "_waiting", "_window", "bytes_in", "ends_s", "life", "patience_s",
         "since_s",
     )  # fmt: skip
@@ -85,6 +86,7 @@ class Connection(asyncio.BufferedProtocol):
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: Inquiry | None = None
+        self._pause: Pause | None = None
         self._service = service = listener.service
         self._buffer = service.buffer
         self._window = service.command_window
@@ -363,7 +365,10 @@ class Connection(asyncio.BufferedProtocol):
                         self._has_quit = True
                     wait = HANDLERS[kind](conversation, event)
                 if wait is not None:
-                    self._spawn(wait)
+                    if type(wait) is Pause:
+                        self._hold_back(wait)
+                    else:
+                        self._spawn(wait)  # type: ignore[arg-type]
                     break
         except Exception as error:  # noqa: BLE001 - whatever it is, it is our defect: 451, logged, and the others live on
             conversation.failed(error)
@@ -388,14 +393,15 @@ class Connection(asyncio.BufferedProtocol):
             if output:
                 self._transport.write(output)
 
-    def _spawn(self, wait: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, wait: Coroutine[Any, Any, Pause | None]) -> None:
         """Await something on this connection's behalf; nothing is pulled meanwhile."""
         self._is_busy = True
         self._task = self._service.loop.create_task(self._waited(wait))
 
-    async def _waited(self, wait: Coroutine[Any, Any, None]) -> None:
+    async def _waited(self, wait: Coroutine[Any, Any, Pause | None]) -> None:
+        pause: Pause | None = None
         try:
-            await wait
+            pause = await wait
         except asyncio.CancelledError as error:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise
@@ -407,6 +413,33 @@ class Connection(asyncio.BufferedProtocol):
             # What came of this wait waits for something itself.
             return
         self._task = None
+        if pause is not None and self.life is _TALKING:
+            self._hold_back(pause)
+            return
+        self._is_busy = False
+        self._go_on()
+
+    def _hold_back(self, pause: Pause) -> None:
+        """Let the pause pass; replies that are there already leave, and the tick ends it."""
+        self._is_busy = True
+        self._pause = pause
+        self._commands = -1
+        self.since_s = self._service.now()
+        self.patience_s = pause.seconds
+
+    @property
+    def is_held_back(self) -> bool:
+        return self._pause is not None
+
+    def end_pause(self) -> None:
+        """Say what was held back, and go on."""
+        pause, self._pause = self._pause, None
+        if pause is None or self.life is not _TALKING:
+            return
+        try:
+            pause.then()
+        except Exception as error:  # noqa: BLE001 - as in _pump()
+            self._conversation.failed(error)
         self._is_busy = False
         self._go_on()
 
@@ -614,6 +647,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _turn(self) -> None:
         """A wait of another kind begins: for a command, for body bytes at a rate, or one of our own."""
+        if self._pause is not None:
+            # _hold_back() has said for how long.
+            return
         if self._is_busy:
             # What we wait for has a deadline of its own.
             self.patience_s = NEVER
@@ -640,6 +676,8 @@ class Connection(asyncio.BufferedProtocol):
             self._time_out(reply.SESSION_TOO_LONG, "limits.session_s")
         elif self.is_transaction_over(now):
             self._time_out(reply.TRANSACTION_TOO_LONG, "limits.transaction_s")
+        elif self._pause is not None:
+            self.end_pause()
         elif self._is_in_body:
             self._check_rate(now)
         else:
@@ -691,6 +729,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.life is not Life.TALKING:
             self._raw.abort()
             return
+        self._pause = None
         self._conversation.give_up()
         self._session.close(last)
         self._flush()
@@ -748,6 +787,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.life = Life.CLOSED
         self._is_reading = False
+        self._pause = None
         # The TLS layer keeps our bound methods: with this the two are no cycle, and go now, not with some
         # collection a thousand connections later.
         self._transport = self._raw

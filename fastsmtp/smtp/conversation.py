@@ -1,15 +1,17 @@
 """One client's conversation: events of the session to policy, sink and log, and their answers back.
 
 Sees no socket.  A handler answers at once and returns None, or returns a
-coroutine that the connection awaits before it pulls the next event.  Whatever
-is decided here was decided by a stage or by the sink; this file only carries.
+coroutine that the connection awaits before it pulls the next event, or a
+Pause that it lets pass.  Whatever is decided here was decided by a stage or by
+the sink; this file only carries.
 
 Rank 8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastsmtp import _session, reply
@@ -40,12 +42,11 @@ from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.runner import Round
 from fastsmtp.reply import Reply
 from fastsmtp.sink import Transaction
+from fastsmtp.smtp.pause import Pause, Wait, rest
 
 if TYPE_CHECKING:
     from fastsmtp.smtp.inquiry import Inquiry
     from fastsmtp.smtp.profile import Profile
-
-Wait = Coroutine[Any, Any, None] | None
 
 # An enumeration's members cost a look-up each time.
 _HELO, _MAIL, _RCPT, _DATA, _END = Phase.HELO, Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.END
@@ -64,7 +65,7 @@ class Conversation:
     """
 
     __slots__ = (
-        "_headers", "_profile", "_pass_s", "_path", "_plan", "_route", "_scanner", "_signatures",
+        "_headers", "_is_slow", "_profile", "_pass_s", "_path", "_plan", "_route", "_scanner", "_signatures",
         "_received_head", "began_s", "facts", "has_logged", "is_committing", "pending", "session", "transaction",
     )  # fmt: skip
 
@@ -80,6 +81,7 @@ class Conversation:
         self._scanner: HeaderScanner | None = None
         self._signatures: SignatureScanner | None = None
         self._headers: list[bytes] | None = None
+        self._is_slow = False
         self._route: Route | None = None
         self._pass_s = 0.0
         self.began_s = 0.0
@@ -185,17 +187,21 @@ class Conversation:
             if not delay_s:
                 self._rcpt_answered(recipient, answer)
                 return None
-            return self._rcpt_later(recipient, answer, delay_s)
-        return self._rcpt_later(recipient, answer, delay_s)
+            return self._rcpt_held_back(recipient, answer, decision)
+        return self._rcpt_later(recipient, answer, decision)  # type: ignore[arg-type]
 
     async def _rcpt_later(
-        self, recipient: Recipient, answer: Reply | Awaitable[Reply | None] | None, delay_s: float
-    ) -> None:
-        if answer is not None and type(answer) is not Reply:
-            answer = await self._asked(answer)  # type: ignore[arg-type]
+        self, recipient: Recipient, answer: Awaitable[Reply | None], decision: Decision
+    ) -> Pause | None:
+        return self._rcpt_held_back(recipient, await self._asked(answer), decision)
+
+    def _rcpt_held_back(self, recipient: Recipient, answer: Reply | None, decision: Decision) -> Pause | None:
+        """The sink has spoken too: now it is known whether it is a refusal that might have to wait."""
+        delay_s = held_back_s(decision.effects, is_refused=answer is not None)
         if delay_s:
-            await self._profile.sleep(delay_s)
-        self._rcpt_answered(recipient, answer)  # type: ignore[arg-type]
+            return self._pause(delay_s, partial(self._rcpt_answered, recipient, answer))
+        self._rcpt_answered(recipient, answer)
+        return None
 
     def _rcpt_answered(self, recipient: Recipient, answer: Reply | None) -> None:
         if answer is None:
@@ -236,15 +242,19 @@ class Conversation:
 
     async def _data_later(
         self, answer: Reply | Awaitable[Reply | None] | None, positive: Reply, delay_s: float
-    ) -> None:
+    ) -> Pause | None:
         if answer is not None and type(answer) is not Reply:
             answer = await self._asked(answer)  # type: ignore[arg-type]
         if delay_s:
-            await self._profile.sleep(delay_s)
+            return self._pause(delay_s, partial(self._data_answered, answer, positive))  # type: ignore[arg-type]
+        self._data_answered(answer, positive)  # type: ignore[arg-type]
+        return None
+
+    def _data_answered(self, answer: Reply | None, positive: Reply) -> None:
         if answer is not None:
-            self._log_refusal(answer, "sink")  # type: ignore[arg-type]
+            self._log_refusal(answer, "sink")
             self._abort()
-        self.session.reply(positive if answer is None else answer)  # type: ignore[arg-type]
+        self.session.reply(positive if answer is None else answer)
 
     def body(self, event: Event) -> Wait:
         chunk = event.chunk
@@ -254,8 +264,9 @@ class Conversation:
         wait = self.transaction.write(chunk)  # type: ignore[union-attr]
         return None if wait is None else self._written(wait)
 
-    async def _written(self, wait: Awaitable[None]) -> None:
+    async def _written(self, wait: Awaitable[None]) -> Pause | None:
         await wait
+        return None
 
     def end(self, event: Event) -> Wait:
         facts = self.facts
@@ -307,7 +318,7 @@ class Conversation:
         self._forget()
         return wait
 
-    async def _commit_later(self, answer: Reply | Awaitable[Reply], delay_s: float) -> None:
+    async def _commit_later(self, answer: Reply | Awaitable[Reply], delay_s: float) -> Pause | None:
         try:
             if type(answer) is not Reply:
                 answer = await self._asked(answer)  # type: ignore[arg-type]
@@ -315,11 +326,9 @@ class Conversation:
             # The answer is known, or the sink has failed and given the message up.
             self.is_committing = False
         self.transaction = None
-        if delay_s:
-            await self._profile.sleep(delay_s)
-        self._committed(answer)  # type: ignore[arg-type]
+        return self._committed(answer, delay_s)  # type: ignore[arg-type]
 
-    def _committed(self, answer: Reply) -> None:
+    def _committed(self, answer: Reply, delay_s: float = 0.0) -> Pause | None:
         facts = self.facts
         if answer.is_positive:
             facts.messages += 1
@@ -352,8 +361,12 @@ class Conversation:
             )
         else:
             self._log_refusal(answer, "sink")
+        # What has become of the message is known and logged, even if the client is gone before it hears of it.
+        pause = self._pause(delay_s, partial(self.session.reply, answer)) if delay_s else None
         self._forget()
-        self.session.reply(answer)
+        if pause is None:
+            self.session.reply(answer)
+        return pause
 
     def reset(self, event: Event) -> Wait:
         self._abort()
@@ -392,10 +405,8 @@ class Conversation:
 
     async def _decide_later(
         self, inquiry: Inquiry, event: Event, then: Callable[[Event, Decision], Wait]
-    ) -> None:
-        wait = then(event, await inquiry.wait())
-        if wait is not None:
-            await wait
+    ) -> Pause | None:
+        return await rest(then(event, await inquiry.wait()))
 
     def _catch_up(self, event: Event, handler: Callable[[Conversation, Event], Wait]) -> Wait:
         """What CONNECT asked must be answered before a command is decided; then the command's turn comes."""
@@ -412,26 +423,45 @@ class Conversation:
             self.facts.note(Phase.CONNECT, Held(decision))
         return handler(self, event)
 
-    async def _catch_up_later(self, event: Event, handler: Callable[[Conversation, Event], Wait]) -> None:
+    async def _catch_up_later(
+        self, event: Event, handler: Callable[[Conversation, Event], Wait]
+    ) -> Pause | None:
         pending = self.pending
         if pending is not None:
             await pending.wait()
-        wait = self._catch_up(event, handler)
-        if wait is not None:
-            await wait
+        return await rest(self._catch_up(event, handler))
 
     def _answer(self, decision: Decision, positive: Reply, phase: Phase) -> Wait:
         """The decision's own reply, or the positive one; held back where an effect says so."""
-        is_refused = decision.reply is not None
-        delay_s = self._apply(decision.effects, phase, is_refused=is_refused) if decision.effects else 0.0
+        delay_s = 0.0
+        if decision.effects:
+            delay_s = self._apply(decision.effects, phase)
+            if delay_s and decision.reply is not None:
+                delay_s = held_back_s(decision.effects, is_refused=True)
         if delay_s:
-            return self._answer_later(decision, positive, delay_s)
+            return self._pause(delay_s, partial(self._answer_now, decision, positive))
         self._answer_now(decision, positive)
         return None
 
-    async def _answer_later(self, decision: Decision, positive: Reply, delay_s: float) -> None:
-        await self._profile.sleep(delay_s)
-        self._answer_now(decision, positive)
+    def _pause(self, delay_s: float, then: Callable[[], None]) -> Pause:
+        """Hold the reply back; the log tells of the first one of a message."""
+        if not self._is_slow:
+            self._is_slow = self.has_logged = True
+            facts = self.facts
+            envelope = facts.envelope
+            self._profile.log.line(
+                "held_back",
+                id=facts.session_id,
+                client=facts.client.address.text,
+                listener=facts.listener,
+                helo=facts.helo,
+                name=facts.client.name or None,
+                from_=None if facts.sender is None else facts.sender.address,
+                rcpt=None if facts.recipient is None else facts.recipient.address,
+                rcpts=None if envelope is None else len(envelope.recipients),
+                delay_s=delay_s,
+            )
+        return Pause(delay_s, then)
 
     def _answer_now(self, decision: Decision, positive: Reply) -> None:
         refusal = decision.reply
@@ -444,8 +474,8 @@ class Conversation:
             self.give_up()
             self.session.close()
 
-    def _apply(self, effects: tuple[Effect, ...], phase: Phase, *, is_refused: bool = False) -> float:
-        """Carry the effects out; returns for how many seconds the reply is held back."""
+    def _apply(self, effects: tuple[Effect, ...], phase: Phase) -> float:
+        """Carry the effects out; returns for how many seconds a positive reply is held back."""
         delay_s = 0.0
         facts = self.facts
         for effect in effects:
@@ -456,8 +486,7 @@ class Conversation:
                 profile = self._profile
                 profile.counters.take(facts.client.address.key, effect.token, profile.service.tick_s)  # type: ignore[attr-defined]
             elif kind is Delay:
-                if effect.is_for_refused or not is_refused:  # type: ignore[attr-defined]
-                    delay_s = min(max(delay_s, effect.seconds), DELAY_MOST_S)  # type: ignore[attr-defined]
+                delay_s = max(delay_s, min(effect.seconds, DELAY_MOST_S))  # type: ignore[attr-defined]
             elif kind is Grant:
                 facts.client.may_relay = effect.may_relay  # type: ignore[attr-defined]
                 facts.client.skips_checks = effect.skips_checks  # type: ignore[attr-defined]
@@ -543,6 +572,7 @@ class Conversation:
         facts.signature = None
         self._scanner = None
         self._headers = None
+        self._is_slow = False
         self._route = None
         self._pass_s = 0.0
 
@@ -585,6 +615,18 @@ class Conversation:
         else:
             # In the middle of a body there is no event to answer, and the rest of it must not be read as commands.
             session.close(answer)
+
+
+def held_back_s(effects: tuple[Effect, ...], *, is_refused: bool) -> float:
+    """For how many seconds a reply is held back; a refusal only by those Delays that say so."""
+    return max(
+        (
+            min(effect.seconds, DELAY_MOST_S)
+            for effect in effects
+            if type(effect) is Delay and (effect.is_for_refused or not is_refused)
+        ),
+        default=0.0,
+    )
 
 
 def _unexpected(self: Conversation, event: Event) -> Wait:

@@ -6,7 +6,6 @@ at accept.  Rank 8.
 
 from __future__ import annotations
 
-import asyncio
 import traceback
 from typing import TYPE_CHECKING
 
@@ -88,10 +87,6 @@ class Profile:
         if type(waiting) is Decision:
             return waiting
         return await self.inquire(waiting).wait()  # type: ignore[arg-type]
-
-    async def sleep(self, seconds: float) -> None:
-        """A tarpit's delay."""
-        await asyncio.sleep(seconds)
 
     # --- runner.Report ---------------------------------------------------------------------------
 

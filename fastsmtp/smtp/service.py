@@ -194,6 +194,10 @@ class Service:
             self.lists.tick(now)
             for connection in [c for c in self.connections if c.is_transaction_over(now)]:
                 self._expire(connection, now)
+        if self.is_stressed or self.is_draining:
+            # Whom we hold back holds a place: who is held back ends sooner if we are quick.
+            for connection in [c for c in self.connections if c.is_held_back]:
+                self._end_pause(connection)
         if self.is_stressed:
             for connection in [c for c in self.connections if c.is_idle_since(now) > STRESSED_COMMAND_S]:
                 connection.say_goodbye(reply.OVERLOADED)
@@ -208,6 +212,12 @@ class Service:
             connection.expired(now)
         except Exception as error:  # noqa: BLE001 - one connection's defect must not stop the clock of all others
             self.log_failure("deadline", error)
+
+    def _end_pause(self, connection: Connection) -> None:
+        try:
+            connection.end_pause()
+        except Exception as error:  # noqa: BLE001 - as in _expire()
+            self.log_failure("pause", error)
 
     def _feel_stress(self) -> None:
         """From the high-water mark on, silent clients make room (Postfix's stress)."""

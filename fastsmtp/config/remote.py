@@ -383,7 +383,7 @@ class RemoteHome:
 def parse_local(texts: list[str], place: str) -> Local:
     """Addresses of ours, at most one of a family; one text may have both, with a comma.  Raises Unusable."""
     found = {4: "", 6: ""}
-    for text in (part.strip() for text in texts for part in text.split(",")):
+    for text in [part.strip() for entry in texts for part in entry.split(",")]:
         plain = text.removeprefix("[").removesuffix("]")
         try:
             address = ipaddress.ip_address(plain)
@@ -415,8 +415,9 @@ def prefixes(address: str) -> Iterator[str]:
 
 def _relay_of(text: str, port: int, place: str) -> tuple[str, int]:
     """(host, port) of "host", "host:port", "[2001:db8::1]" or "[2001:db8::1]:25"."""
-    if len(text.split()) > 1:
-        raise Unusable(f"{place}: {text.split()[0]!r}: a name and password behind it are not known here")
+    words = text.split(maxsplit=1)
+    if len(words) > 1:
+        raise Unusable(f"{place}: {words[0]!r}: a name and password behind it are not known here")
     try:
         return parse_host_port(text, default_port=port)
     except ValueError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastsmtp.config.remote import Relay, RemoteHome, TlsOf, Unusable
+from fastsmtp.config.remote import RemoteHome, TlsOf, Unusable
 from tests.unit.config_host import FakeHost
 
 HOME = "/var/qmail"
@@ -202,7 +202,8 @@ def test_where_mail_goes(files: dict[str, str | bytes], host: str, expected: tup
         ("b.example:[2001:db8::1:26", "'[2001:db8::1:26': no IPv6 address between the brackets"),
         ("b.example:2001:db8::1", "'2001:db8::1': an IPv6 address stands in brackets, as [::1]:25"),
         ("b.example:relay.example:x", "'x' is no port"),
-        ("b.example:relay.example:26 joe secret", "'relay.example:26': a name and password behind it are not known here"),
+        ("b.example:relay.example:26 joe secret",
+         "'relay.example:26': a name and password behind it are not known here"),
     ],
 )  # fmt: skip
 def test_a_route_that_can_t_be_used_is_named(text: str, fault: str) -> None:

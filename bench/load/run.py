@@ -42,6 +42,7 @@ from bench.load.servers import (  # noqa: E402
     install_npm_peers,
     running,
     with_implicit_tls,
+    with_tarpit,
 )
 
 OUTPUT = ROOT / "build" / "bench"
@@ -331,14 +332,40 @@ class Bench:
         if self.ours():
             pushing = small // 5
             with tls_client.stalled_next_hop() as port, self.start(behind_slow_next_hop(port)) as server:
-                with tls_client.hold_pushing(server.site.port, 5):
+                with tls_client.hold_waiting(server.site.port, 5):
                     pass
                 before = measure.pss_bytes(server.pid)
-                with tls_client.hold_pushing(server.site.port, pushing):
+                with tls_client.hold_waiting(server.site.port, pushing):
                     note(server, "TLS, held back and still sending", pushing, before)
         self.results["memory"] = found
         print("Memory of the server's processes (PSS; the kernel's socket buffers are not counted)")
         table(["server", "connections", "number", "kB each"], lines)
+
+    def tarpit(self) -> None:
+        """Memory and CPU of sessions whose RCPT is held back: silent ones, and ones that go on sending."""
+        if not self.ours():
+            return
+        small = int(self.options.connections / 10)
+        many = min(self.options.connections, CONNECTIONS_MOST)
+        lines, found = [], []
+        for is_tls, is_pushing, count in (
+            (False, False, many), (False, True, small // 5), (True, False, small), (True, True, small // 5)
+        ):  # fmt: skip
+            what = f"{'TLS' if is_tls else 'plain'}, {'goes on sending' if is_pushing else 'silent'}"
+            with self.start(with_tarpit()) as server:
+                with tls_client.hold_waiting(server.site.port, 20, is_tls=is_tls, is_pushing=is_pushing):
+                    pass
+                before = measure.pss_bytes(server.pid)
+                with tls_client.hold_waiting(server.site.port, count, is_tls=is_tls, is_pushing=is_pushing):
+                    each = (measure.pss_bytes(server.pid) - before) / count
+                    cpu_s = measure.tree_cpu_s(server.pid)
+                    time.sleep(self.options.seconds)
+                    share = (measure.tree_cpu_s(server.pid) - cpu_s) / self.options.seconds
+            found.append({"what": what, "connections": count, "bytes_each": each, "cpu_share": share})
+            lines.append([what, f"{count:,}", f"{each / 1000:.2f}", f"{share:.1%}"])
+        self.results["tarpit"] = found
+        print("Sessions whose RCPT is held back: memory of the server's processes (PSS), CPU while all wait")
+        table(["sessions", "number", "kB each", "CPU of a core"], lines)
 
     def tls(self) -> None:
         """CPU of a TLS handshake: openssl s_server and ours, interleaved, the same kind of certificate."""
@@ -405,6 +432,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "load": Bench.load,
     "workers": Bench.workers,
     "memory": Bench.memory,
+    "tarpit": Bench.tarpit,
     "tls": Bench.tls,
 }
 

@@ -394,6 +394,12 @@ def behind_slow_next_hop(next_hop_port: int) -> Server:
     return replace(SERVERS[0], name="fastsmtp, slow next hop", command=fastsmtp_command(text))
 
 
+def with_tarpit() -> Server:
+    """Ours with all checks, and a tarpit in which every recipient is for as long as one can be."""
+    text = CHECKED + "[policy.tarpit]\nafter_recipients = 1\ndelay_s = 225\n"
+    return replace(SERVERS[0], name="fastsmtp, tarpit", command=fastsmtp_command(text))
+
+
 def with_implicit_tls(port: int) -> Server:
     """Ours with all checks and a second listener, on which TLS comes first: nothing is said in clear."""
     text = CHECKED + f'[[listen]]\naddress = ["127.0.0.1:{port}"]\ntls = "implicit"\n'

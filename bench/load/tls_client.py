@@ -127,20 +127,24 @@ def hold_after_megabyte(port: int, count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hold_pushing(port: int, count: int) -> Iterator[None]:
-    """Connections with TLS that wait for the answer to RCPT and go on sending until nobody takes it."""
+def hold_waiting(port: int, count: int, *, is_tls: bool = True, is_pushing: bool = True) -> Iterator[None]:
+    """Connections that wait for the answer to RCPT; is_pushing: they go on sending until nobody takes it."""
     context = _context()
     noops = b"NOOP\r\n" * 2_000
     with contextlib.ExitStack() as stack:
         waiting = []
         for k in range(count):
-            connection = stack.enter_context(_starttls(context, port))
+            if is_tls:
+                connection: socket.socket = stack.enter_context(_starttls(context, port))
+            else:
+                connection = stack.enter_context(_connect(port))
+                _reply(connection)
             _command(connection, b"EHLO load.example", b"250")
             _command(connection, b"MAIL FROM:<sender@load.example>", b"250")
             connection.sendall(f"RCPT TO:<user{k}@example.org>\r\n".encode())
             connection.setblocking(False)
             waiting.append(connection)
-        taken = True
+        taken = is_pushing
         while taken:
             taken = False
             for connection in waiting:

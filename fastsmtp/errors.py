@@ -46,6 +46,22 @@ class NextHopBusy(NextHopDown):
     """As many connections to the next hop are open as we allow ourselves, and none came free in time."""
 
 
+class NextHopInsecure(TemporaryError):
+    """The next hop has not the TLS that is asked of it: none offered, a handshake that failed, a wrong certificate."""
+
+
+class NextHopWithoutTls(NextHopInsecure):
+    """The next hop does not offer STARTTLS, and must."""
+
+
+class SourceUnusable(TemporaryError):
+    """An address of ours that mail is to be sent from can't be bound, or has not the family that is needed."""
+
+
+class SourceUnfit(SourceUnusable):
+    """An address of ours is of the other family than the servers that mail is for."""
+
+
 class NextHopGarbled(TemporaryError):
     """The next hop answered with something that is no SMTP reply."""
 

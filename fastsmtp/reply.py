@@ -302,6 +302,19 @@ NEXT_HOP_GARBLED = Reply(451, "4.4.0", "Next hop answers nonsense, try again lat
 NEXT_HOP_BUSY = Reply(451, "4.4.5", "Next hop is busy, try again later")
 NEXT_HOP_NOT_UTF8 = Reply(553, "5.6.7", "Next hop does not take SMTPUTF8")  # RFC 6531 3.5
 NEXT_HOP_NOT_8BIT = Reply(554, "5.6.3", "Next hop does not take 8BITMIME")  # RFC 6152 3
+# What we say of a destination, in reports; no client hears it live but through the direct sink.
+DOMAIN_UNKNOWN = Reply(550, "5.1.2", "The domain does not exist")  # RFC 3463 3.2
+NULL_MX = Reply(556, "5.1.10", "The domain takes no mail")  # RFC 7505 4.1
+BEST_MX_IS_US = Reply(554, "5.4.6", "The domain's best mail server is this one, which does not know it")
+NO_ROUTE = Reply(550, "5.4.4", "The domain has no mail server")  # RFC 3463 3.5
+DNS_FAILED = Reply(451, "4.4.3", "The domain cannot be looked up now")
+NEXT_HOP_NO_TLS = Reply(451, "4.7.4", "Next hop does not offer the TLS that is asked of it")
+NEXT_HOP_BAD_TLS = Reply(451, "4.7.5", "Next hop's TLS fails, or its certificate is not the right one")
+NEXT_HOP_TOO_SMALL = Reply(552, "5.3.4", "Message is bigger than the next hop takes")  # RFC 1870 6.1
+SITE_PAUSED = Reply(451, "4.4.1", "The domain's mail servers could not be reached just now")
+SOURCE_UNUSABLE = Reply(451, "4.3.0", "The address to send from cannot be used now")
+BAD_BODY = Reply(554, "5.6.0", "The message cannot be sent on as it is")  # RFC 3463 3.7
+BAD_ENVELOPE = Reply(553, "5.1.3", "The address cannot be sent on as it is")
 OTHER_NEXT_HOP = Reply(452, "4.5.3", "Send this recipient in another transaction")
 
 QUEUE_NOT_STARTED = Reply(451, "4.3.0", "Can't start the queue's program, try again later")
@@ -349,4 +362,7 @@ _OF_ERROR: dict[type, Reply] = {
     errors.NextHopDown: NEXT_HOP_DOWN,
     errors.NextHopBusy: NEXT_HOP_BUSY,
     errors.NextHopGarbled: NEXT_HOP_GARBLED,
+    errors.NextHopInsecure: NEXT_HOP_BAD_TLS,
+    errors.NextHopWithoutTls: NEXT_HOP_NO_TLS,
+    errors.SourceUnusable: SOURCE_UNUSABLE,
 }

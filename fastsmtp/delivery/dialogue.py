@@ -63,6 +63,16 @@ class Dialogue:
     def has_chunking(self) -> bool:
         return b"CHUNKING" in self.extensions
 
+    @property
+    def has_pipelining(self) -> bool:
+        return b"PIPELINING" in self.extensions
+
+    @property
+    def size_max(self) -> int:
+        """The biggest message that it takes, in bytes (RFC 1870 section 3); 0: it doesn't say."""
+        parameter = self.extensions.get(b"SIZE", b"").split(b" ")[0]
+        return int(parameter) if parameter.isdigit() and len(parameter) <= 20 else 0
+
     def fits(self, identity: Identity | None) -> bool:
         """Whether the session can stand for this client.
 
@@ -129,9 +139,9 @@ class Dialogue:
             self.has_told = bool(commands)
         # What the next hop says to XFORWARD is for its own log: the mail goes either way.
         before = len(commands)
-        commands.append(self._mail(envelope))
-        commands += [self._rcpt(recipient) for recipient in recipients]
-        if b"PIPELINING" in self.extensions:
+        commands.append(self.mail(envelope, envelope.size_bytes, envelope.body))
+        commands += [self.rcpt(recipient) for recipient in recipients]
+        if self.has_pipelining:
             answers = yield Ask(b"".join(commands), len(commands))
         else:
             answers = []
@@ -146,9 +156,27 @@ class Dialogue:
 
     def add(self, recipient: Recipient) -> Script[Reply | None]:
         """One more RCPT."""
-        (answer,) = yield Ask(self._rcpt(recipient), 1)
+        (answer,) = yield Ask(self.rcpt(recipient), 1)
         _check_alive(answer)
         return _refusal(answer)
+
+    def upgrade(self) -> Script[Reply | None]:
+        """STARTTLS (RFC 3207); None when the handshake may begin, else why not.
+
+        Behind the handshake the session starts over: hello().
+        """
+        (answer,) = yield Ask(b"STARTTLS\r\n", 1)
+        _check_alive(answer)
+        if answer.code == 220:
+            self.extensions = {}
+            return None
+        if answer.code < 400:
+            raise errors.NextHopGarbled(f"answered STARTTLS with {shown(answer)}")
+        return reply.passed_on(answer.code, answer.enhanced, answer.lines)
+
+    def hello(self) -> Script[None]:
+        """EHLO once more, behind a handshake."""
+        yield from self._hello()
 
     def data(self) -> Script[Outcome | None]:
         """DATA; None when the next hop waits for the text."""
@@ -167,22 +195,24 @@ class Dialogue:
             return reply.NEXT_HOP_NOT_8BIT
         return None
 
-    def _mail(self, envelope: Envelope) -> bytes:
+    def mail(self, envelope: Envelope, size_bytes: int, body: bytes) -> bytes:
+        """MAIL with what the next hop offers.  size_bytes 0: not known;  body  b"", 7BIT or 8BITMIME."""
+        extensions = self.extensions
         words = [b"MAIL FROM:<%b>" % envelope.sender]
-        if envelope.size_bytes and b"SIZE" in self.extensions:
-            words.append(b"SIZE=%d" % envelope.size_bytes)
-        if envelope.body and b"8BITMIME" in self.extensions:
-            words.append(b"BODY=" + envelope.body)
-        if envelope.is_smtputf8:
+        if size_bytes and b"SIZE" in extensions:
+            words.append(b"SIZE=%d" % size_bytes)
+        if body and b"8BITMIME" in extensions:
+            words.append(b"BODY=" + body)
+        if envelope.is_smtputf8 and b"SMTPUTF8" in extensions:
             words.append(b"SMTPUTF8")
-        if b"DSN" in self.extensions:
+        if b"DSN" in extensions:
             if envelope.ret:
                 words.append(b"RET=" + envelope.ret)
             if envelope.envid:
                 words.append(b"ENVID=" + envelope.envid)
         return line(words)
 
-    def _rcpt(self, recipient: Recipient) -> bytes:
+    def rcpt(self, recipient: Recipient) -> bytes:
         words = [b"RCPT TO:<%b>" % recipient.address]
         if b"DSN" in self.extensions:
             if recipient.notify:

@@ -46,6 +46,18 @@ class DotEncoder:
         return b".\r\n" if self._is_line_start else b"\r\n.\r\n"
 
 
+def text_of(message: bytes) -> bytes:
+    """A whole message as the text of DATA, with the end of data.  Raises ValueError as DotEncoder does."""
+    line_ends = message.count(b"\r\n")
+    if message.count(b"\n") != line_ends or message.count(b"\r") != line_ends:
+        raise ValueError("a bare CR or LF in a body")
+    if b"\n." in message:
+        message = message.replace(b"\n.", b"\n..")
+    if message.startswith(b"."):
+        message = b"." + message
+    return message + (b".\r\n" if message.endswith(b"\n") or not message else b"\r\n.\r\n")
+
+
 class LfDecoder:
     """A body with LF line ends, as files and pipes on Unix have them; a CR that ends no line stays."""
 

@@ -1,6 +1,6 @@
 """Who the client was, in the words of XCLIENT, XFORWARD and the PROXY protocol.
 
-Rank 6: pure; may import ranks 0 to 4.
+Rank 6: pure; may import ranks 0 to 5.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from fastsmtp.address import Address
 from fastsmtp.policy.facts import Facts, Origin
+from fastsmtp.queue.model import Origins, origins_of
 
 UNAVAILABLE = b"[UNAVAILABLE]"
 # RFC 5321 section 4.5.3.1.4, with CRLF; Postfix splits its XFORWARD at the same length.
@@ -29,20 +30,30 @@ class Identity:
     __slots__ = ("attributes", "helo", "proxy")
 
     def __init__(self, facts: Facts) -> None:
-        client = facts.client
-        address = client.address
+        self._know(origins_of(facts))
+
+    @classmethod
+    def of(cls, origins: Origins) -> Identity:
+        """The same of a message in the queue."""
+        identity = cls.__new__(cls)
+        identity._know(origins)
+        return identity
+
+    def _know(self, origins: Origins) -> None:
+        address = Address(origins.address)
         # LOCAL makes Postfix complete and rewrite headers: only for what comes from this very host.
-        is_local = address.is_loopback and client.origin is Origin.SOCKET
+        is_local = address.is_loopback and origins.origin is Origin.SOCKET
+        helo = origins.helo
         self.attributes: dict[bytes, bytes] = {
-            b"NAME": xtext(client.name.encode()) or UNAVAILABLE,
+            b"NAME": xtext(origins.name.encode()) or UNAVAILABLE,
             b"ADDR": (b"" if address.is_ipv4 else b"IPV6:") + address.text.encode(),
-            b"PORT": b"%d" % client.port if client.port else UNAVAILABLE,
-            b"PROTO": b"ESMTP" if facts.is_extended else b"SMTP",
-            b"HELO": xtext(facts.helo) or UNAVAILABLE,
+            b"PORT": b"%d" % origins.port if origins.port else UNAVAILABLE,
+            b"PROTO": b"ESMTP" if origins.is_extended else b"SMTP",
+            b"HELO": xtext(helo) or UNAVAILABLE,
             b"SOURCE": b"LOCAL" if is_local else b"REMOTE",
         }
-        self.helo = facts.helo if _WORD.issuperset(facts.helo) and len(facts.helo) <= 255 else b""
-        self.proxy = proxy_header(address, client.port, facts.local_address)
+        self.helo = helo if _WORD.issuperset(helo) and len(helo) <= 255 else b""
+        self.proxy = proxy_header(address, origins.port, origins.local_address)
 
 
 def xtext(value: bytes) -> bytes:

@@ -2,23 +2,54 @@
 
     remote   who said so, for reports: a host name or "host [address]"; "" where there was nobody
     source   the name of the source address that was used, "" for none
+    hop      the connection that it was said on, None where there was none
 
 Rank 6: pure; imports only reply.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from fastsmtp.records import dataclass
 from fastsmtp.reply import Reply
 
 
+class Hop(NamedTuple):
+    """One connection to a next hop.
+
+    host, address, port   the host's name ("" for an address that stands for itself), what it was reached at
+    path          of a Unix socket; then there is no address
+    source        the name of our [[source]]; "" for the system's choice
+    tls, cipher   "TLSv1.3" and OpenSSL's name; "" in clear
+    is_verified   the certificate is one for the host's name, by a trusted signer
+    """
+
+    host: str = ""
+    address: str = ""
+    port: int = 0
+    path: str = ""
+    source: str = ""
+    tls: str = ""
+    cipher: str = ""
+    is_verified: bool = False
+
+    def __str__(self) -> str:
+        """ "mx.example.org [192.0.2.1]", "[192.0.2.1]" or the socket's path."""
+        if self.path:
+            return self.path
+        return f"{self.host} [{self.address}]" if self.host else f"[{self.address}]"
+
+
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The next hop took it.  said is its text, without codes."""
+    """The next hop took it.  said is its text, without codes, enhanced its enhanced code or ""."""
 
     said: str
     remote: str = ""
     source: str = ""
+    enhanced: str = ""
+    hop: Hop | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +66,7 @@ class Retry:
     may_have_arrived: bool = False
     remote: str = ""
     source: str = ""
+    hop: Hop | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +77,7 @@ class Failed:
     reason: str
     remote: str = ""
     source: str = ""
+    hop: Hop | None = None
 
 
 Outcome = Delivered | Retry | Failed

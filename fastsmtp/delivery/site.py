@@ -1,0 +1,533 @@
+"""One destination site in this process: its servers, the connections to them, the mail that waits, and how it does.
+
+All that share a set of servers are one site, whatever their domains: connections, concurrency, rate and back-off
+are kept for it.  Mail waits in queues by what a connection must be like (Need): from which source, how safe.
+
+- The first connections are few; each message that is taken allows one more, each that is put off one less.
+- A server that doesn't answer is passed over for a while; the next one in the list is tried at once.
+- When none can be reached, or all is put off, the site pauses: what waits is deferred, nothing is tried until the
+  pause is over, then one connection tries.  Each pause is twice as long as the last.
+
+Rank 6: may import ranks 0 to 5; I/O on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from fastsmtp import errors, reply
+from fastsmtp.config.outgoing import Remote
+from fastsmtp.delivery.lane import Lane, Pending
+from fastsmtp.delivery.link import NEVER_S, Link
+from fastsmtp.delivery.mx import Host
+from fastsmtp.delivery.outcome import Hop, Outcome, Retry
+from fastsmtp.delivery.rate import Rate
+from fastsmtp.delivery.source import SourceState
+from fastsmtp.delivery.transaction import Transaction
+from fastsmtp.log import Log
+
+# For how long a server that could not be reached, or broke off, comes behind the others, in seconds.
+PASS_OVER_S = 120.0
+# Messages put off, or connections broken off, one after the other, after which a site pauses.
+PUT_OFF_MAX = 10
+
+
+class Need(NamedTuple):
+    """What a connection must be like to carry a message.
+
+    tells   how the next hop learns who the client was; who  its identity where the connection is that client's alone
+    """
+
+    source: SourceState
+    tls: str
+    ca: str
+    tells: str = "none"
+    who: object = None
+
+
+class Target(NamedTuple):
+    """One address of a server, or a Unix socket."""
+
+    host: str
+    address: str
+    port: int
+    path: str = ""
+
+
+class Dialer(Protocol):
+    """What a site asks of the process that it is in."""
+
+    remote: Remote
+    log: Log | None
+
+    def now(self) -> float: ...
+    def targets(self, site: Site) -> Sequence[Target]:
+        """The addresses in the order in which they are to be tried."""
+
+    async def dial(self, site: Site, need: Need, target: Target, pending: Pending) -> Lane:
+        """A connection that has greeted, safe as it must be.  Raises TemporaryError."""
+
+    def keep(self, lane: Lane) -> None:
+        """Remember what is worth it of a connection that ends."""
+
+    def elsewhere(self, site: Site, pending: Pending, error: errors.SourceUnusable) -> None:
+        """Its source can't be used: another one, or the answer to who waits."""
+
+
+class Waiting:
+    """What waits for one kind of connection, the idle connections of that kind, and how many are being made."""
+
+    __slots__ = ("connecting", "idle", "pending")
+
+    def __init__(self) -> None:
+        self.pending: deque[Pending] = deque()
+        self.idle: list[Lane] = []
+        self.connecting = 0
+
+
+class Site:
+    """See the module's text.
+
+    name          for logs: a domain, or a place
+    hosts         its servers; of a place with a path none
+    is_lmtp       what is spoken there
+    window        connections that may be open now
+    paused_until_s, reason   nothing is tried before; why
+    """
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        name: str,
+        hosts: Sequence[Host],
+        *,
+        port: int = 25,
+        path: str = "",
+        is_lmtp: bool = False,
+    ) -> None:
+        remote = dialer.remote
+        self.name = name
+        self.hosts = tuple(hosts)
+        self.port = port
+        self.path = path
+        self.is_lmtp = is_lmtp
+        self.window = min(remote.connections_at_first, remote.connections)
+        self.paused_until_s = 0.0
+        self.pause_s = 0.0
+        self.reason = ""
+        self.last: Retry | None = None
+        self.passed_over: dict[str, float] = {}
+        self.used_s = 0.0
+        self._dialer = dialer
+        self._remote = remote
+        self._rate = Rate(remote.messages_per_s)
+        self._waiting: dict[Need, Waiting] = {}
+        self._needs: dict[Link, Need] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._put_off = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    # --- mail in ------------------------------------------------------------------------------------
+
+    def put(self, need: Need, pending: Pending) -> None:
+        """One more message; it is settled later, or at once while the site pauses."""
+        now = self._dialer.now()
+        self.used_s = now
+        if self.paused_until_s > now:
+            pending.finish(self._paused(pending))
+            return
+        waiting = self._waiting.get(need)
+        if waiting is None:
+            waiting = self._waiting[need] = Waiting()
+        waiting.pending.append(pending)
+        self._pump(need, waiting)
+
+    def _paused(self, pending: Pending) -> Retry:
+        left_s = max(0.0, self.paused_until_s - self._dialer.now())
+        reason = f"{self.reason}; tried again in {left_s:.0f} s"
+        last = self.last
+        answer = reply.SITE_PAUSED if last is None else last.reply
+        remote = "" if last is None else last.remote
+        return Retry(answer, reason, False, remote, pending.source.name, None if last is None else last.hop)
+
+    def _pump(self, need: Need, waiting: Waiting) -> None:
+        """Set idle connections to work; open another one where that is allowed."""
+        while waiting.pending and waiting.idle:
+            lane = waiting.idle.pop()
+            lane.deadline_s = NEVER_S
+            before = len(waiting.pending)
+            lane.go()
+            if len(waiting.pending) == before:
+                break  # it must not take what waits now
+        while (
+            len(waiting.pending) > waiting.connecting
+            and self.open_count < self._limit
+            and not need.source.is_full
+            and not self._is_closed
+            and not self._wait_s(need)
+        ):
+            waiting.connecting += 1
+            need.source.open_count += 1
+            task = asyncio.get_running_loop().create_task(self._open(need, waiting))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if waiting.pending and self.open_count >= self._limit:
+            self._make_room(need)
+
+    @property
+    def open_count(self) -> int:
+        return len(self._needs) + sum(waiting.connecting for waiting in self._waiting.values())
+
+    @property
+    def _limit(self) -> int:
+        """One that tries after a pause; else the window."""
+        return 1 if self.pause_s else self.window
+
+    def _make_room(self, need: Need) -> None:
+        """All connections are used up: one that is idle and of another kind goes."""
+        for other, waiting in self._waiting.items():
+            if other != need and waiting.idle:
+                waiting.idle[0].quit()
+                return
+
+    # --- what lanes ask -----------------------------------------------------------------------------
+
+    def next_for(self, lane: Lane) -> Pending | None:
+        need = self._needs.get(lane)
+        if need is None:
+            return None
+        waiting = self._waiting[need]
+        pending = waiting.pending
+        if not pending:
+            return None
+        if (self._rate.per_s or need.source.rate.per_s) and not self._has_token(need):
+            return None
+        at = 0
+        if pending[0].avoid:
+            address = lane.hop.address
+            for at, one in enumerate(pending):  # noqa: B007
+                if address not in one.avoid:
+                    break
+            else:
+                return None
+        if at == 0:
+            found = pending.popleft()
+        else:
+            found = pending[at]
+            del pending[at]
+        if self._rate.per_s or need.source.rate.per_s:
+            self._rate.take()
+            need.source.rate.take()
+        return found
+
+    def put_back(self, lane: Lane, pending: Pending) -> None:
+        need = self._needs.get(lane)
+        if need is not None:
+            self._waiting[need].pending.appendleft(pending)
+
+    def rest(self, lane: Lane) -> None:
+        need = self._needs.get(lane)
+        if need is None:
+            return
+        now = self._dialer.now()
+        if self._is_closed or need.who is not None or not self._remote.idle_s:
+            lane.quit()
+            return
+        lane.deadline_s = min(now + self._remote.idle_s, lane.born_s + self._remote.age_s)
+        self._waiting[need].idle.append(lane)
+
+    def done(self, lane: Lane, pending: Pending, transaction: Transaction) -> None:
+        """Settle what is decided; what it had no room for goes out in another transaction."""
+        outcomes = transaction.outcomes
+        refusal = transaction.mail_refusal
+        if refusal is not None and refusal.code < 500 and self._moves(lane, pending, outcomes[0]):
+            self._feel(is_good=False)
+            return
+        if transaction.again:
+            rest = pending.part(transaction.again)
+            need = self._needs.get(lane)
+            if need is not None:
+                self._waiting[need].pending.appendleft(rest)
+        _settle(pending, outcomes)
+        is_put_off = all(type(outcome) is Retry for outcome in outcomes)
+        if is_put_off:
+            first = outcomes[0]
+            self.last = first if type(first) is Retry else self.last
+        self._feel(is_good=not is_put_off)
+
+    def _moves(self, lane: Lane, pending: Pending, outcome: object) -> bool:
+        """MAIL was put off: another server may take it now."""
+        if type(outcome) is not Retry:
+            return False
+        others = {target.address for target in self._dialer.targets(self) if target.host != lane.hop.host}
+        if not others - pending.avoid or pending.failures >= self._remote.addresses:
+            return False
+        own = {target.address for target in self._dialer.targets(self) if target.host == lane.hop.host}
+        pending.avoid |= own | {lane.hop.address}
+        pending.failures += 1
+        pending.last = outcome
+        need = self._needs.get(lane)
+        if need is None:
+            return False
+        waiting = self._waiting[need]
+        waiting.pending.append(pending)
+        asyncio.get_running_loop().call_soon(self._pump, need, waiting)
+        return True
+
+    def lost(self, link: Link) -> None:
+        """A connection has ended: what was under way on it goes to another one, or is settled."""
+        need = self._needs.pop(link, None)
+        if need is None or not isinstance(link, Lane):
+            return  # it never was ready: who opened it knows
+        need.source.open_count -= 1
+        waiting = self._waiting[need]
+        if link in waiting.idle:
+            waiting.idle.remove(link)
+        self._dialer.keep(link)
+        error = link.error or errors.NextHopDown("the connection was lost")
+        retry = Retry(reply.of_error(error), str(error), False, link.remote, link.hop.source, link.hop)
+        under_way = link.given_up()
+        for number, (pending, transaction) in enumerate(reversed(under_way)):
+            is_first = number == len(under_way) - 1
+            self._broken(link, waiting, pending, transaction, retry, is_first=is_first)
+        if not self._is_closed and (waiting.pending or under_way):
+            asyncio.get_running_loop().call_soon(self._pump, need, waiting)
+
+    def _broken(
+        self,
+        link: Lane,
+        waiting: Waiting,
+        pending: Pending,
+        transaction: Transaction,
+        retry: Retry,
+        *,
+        is_first: bool,
+    ) -> None:
+        """One message whose connection ended."""
+        outcomes = transaction.outcomes
+        undecided = [at for at, outcome in enumerate(outcomes) if outcome is None]
+        _settle(pending, outcomes)
+        if not undecided:
+            return
+        rest = pending if len(undecided) == len(outcomes) else pending.part(undecided)
+        if transaction.is_doubtful:
+            rest.finish(Retry(retry.reply, retry.reason, True, retry.remote, retry.source, retry.hop))
+            self._feel(is_good=False)
+            return
+        rest.last = retry
+        if not is_first:
+            pass  # its commands had only gone ahead: nothing against this server
+        elif link.is_reused and not transaction.heard and not link.has_expired:
+            # A kept connection that was dead all the time; with the next one that may be so, too.
+            rest.failures += 1
+        else:
+            rest.failures += 1
+            rest.avoid |= {link.hop.address}
+            self.passed_over[link.hop.address] = self._dialer.now() + PASS_OVER_S
+            self._feel(is_good=False)
+        if rest.failures > self._remote.addresses or self._is_closed:
+            rest.finish(retry)
+            return
+        waiting.pending.appendleft(rest)
+
+    # --- connections --------------------------------------------------------------------------------
+
+    async def _open(self, need: Need, waiting: Waiting) -> None:
+        """One more connection: the first address that works."""
+        lane = None
+        try:
+            lane = await self._dialled(need, waiting)
+        except errors.SourceUnusable as error:
+            waiting.connecting -= 1
+            need.source.open_count -= 1
+            while waiting.pending:
+                self._dialer.elsewhere(self, waiting.pending.popleft(), error)
+            return
+        except BaseException:
+            waiting.connecting -= 1
+            need.source.open_count -= 1
+            raise
+        waiting.connecting -= 1
+        if lane is None:
+            need.source.open_count -= 1
+            self._pump(need, waiting)
+            return
+        if lane.error is not None:
+            need.source.open_count -= 1
+            return
+        self._needs[lane] = need
+        lane.go()
+        self._pump(need, waiting)
+
+    async def _dialled(self, need: Need, waiting: Waiting) -> Lane | None:
+        """A connection; None when nothing waits any more, or what waited was settled because there is none."""
+        failed: Retry | None = None
+        unfit = False
+        tried = 0
+        for target in self._dialer.targets(self):
+            if not waiting.pending:
+                return None
+            pending = waiting.pending[0]
+            if target.address in pending.avoid:
+                continue
+            if not target.path and not need.source.has_family(target.address):
+                unfit = True
+                continue
+            if tried >= self._remote.addresses:
+                break
+            tried += 1
+            try:
+                lane = await self._dialer.dial(self, need, target, pending)
+            except errors.SourceUnusable:
+                raise
+            except errors.TemporaryError as error:
+                hop = Hop(target.host, target.address, target.port, target.path, need.source.name)
+                failed = Retry(reply.of_error(error), str(error), False, str(hop), need.source.name, hop)
+                self.passed_over[target.address] = self._dialer.now() + PASS_OVER_S
+            else:
+                self.passed_over.pop(target.address, None)
+                return lane
+        self._none(need, waiting, failed, unfit=unfit)
+        return None
+
+    def _none(self, need: Need, waiting: Waiting, failed: Retry | None, *, unfit: bool) -> None:
+        """No address could be connected to."""
+        if failed is None:
+            if not waiting.pending:
+                return
+            if unfit and waiting.pending[0].last is None:
+                raise errors.SourceUnfit(f"source {need.source.name} has no address of the servers' family")
+            # Each address that is left has failed this one message already.
+            pending = waiting.pending.popleft()
+            pending.finish(pending.last or self._paused(pending))
+            return
+        self.last = failed
+        self.window = max(1, self.window // 2)
+        if self._needs and not self.pause_s:
+            # Others are open and work: what waits is theirs, unless it has been there.
+            kept = deque(one for one in waiting.pending if not one.avoid)
+            for one in [one for one in waiting.pending if one.avoid]:
+                one.finish(failed)
+            waiting.pending = kept
+            if any(self._needs[lane] == need for lane in self._needs):
+                self.window = max(1, min(self.window, len(self._needs)))
+                return
+        for one in waiting.pending:
+            one.finish(failed)
+        waiting.pending.clear()
+        if not self._needs:
+            self.pause(failed.reason)
+
+    def pause(self, reason: str) -> None:
+        """Leave the site alone; what waits is deferred."""
+        remote = self._remote
+        self.pause_s = min(remote.pause_max_s, 2.0 * self.pause_s) if self.pause_s else remote.pause_s
+        self.paused_until_s = self._dialer.now() + self.pause_s
+        self.reason = reason
+        self._put_off = 0
+        if self._dialer.log is not None:
+            self._dialer.log.line("site_paused", what=self.name, reason=reason, delay_s=round(self.pause_s))
+        for waiting in self._waiting.values():
+            while waiting.pending:
+                pending = waiting.pending.popleft()
+                pending.finish(pending.last or self._paused(pending))
+
+    def _feel(self, *, is_good: bool) -> None:
+        """What a transaction says of the site."""
+        if is_good:
+            self._put_off = 0
+            if self.pause_s:
+                self.pause_s = 0.0
+                if self._dialer.log is not None:
+                    self._dialer.log.line("site_resumed", what=self.name)
+            if self.window < self._remote.connections:
+                self.window += 1
+            return
+        self._put_off += 1
+        self.window = max(1, self.window - 1)
+        if self._put_off >= PUT_OFF_MAX or self.pause_s:
+            reason = "puts everything off" if self.last is None else self.last.reason
+            self.pause(reason)
+
+    # --- rate -----------------------------------------------------------------------------------------
+
+    def _wait_s(self, need: Need) -> float:
+        """Seconds until the next message may go; a timer is set for then."""
+        now = self._dialer.now()
+        wait_s = max(self._rate.wait_s(now), need.source.rate.wait_s(now))
+        if wait_s and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._go_on)
+        return wait_s
+
+    def _has_token(self, need: Need) -> bool:
+        return not self._wait_s(need)
+
+    def _go_on(self) -> None:
+        self._timer = None
+        for need, waiting in list(self._waiting.items()):
+            if waiting.pending:
+                self._pump(need, waiting)
+
+    def go_on(self) -> None:
+        """Something else has become free: a source's connection."""
+        if self._timer is None:
+            self._go_on()
+
+    # --- time -------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Look at the deadlines."""
+        for link in [link for link in self._needs if link.deadline_s <= now]:
+            waiting = self._waiting[self._needs[link]]
+            if link in waiting.idle:
+                link.quit()
+            else:
+                link.expire()
+        for address in [address for address, until_s in self.passed_over.items() if until_s <= now]:
+            del self.passed_over[address]
+        for need in [need for need, waiting in self._waiting.items() if _is_empty(waiting)]:
+            if need not in self._needs.values():
+                del self._waiting[need]
+
+    @property
+    def is_unused(self) -> bool:
+        return not self._needs and not self._waiting and not self._tasks
+
+    @property
+    def waiting_count(self) -> int:
+        return sum(len(waiting.pending) for waiting in self._waiting.values())
+
+    async def close(self) -> None:
+        """Say goodbye where nothing is under way, and drop the rest."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for waiting in self._waiting.values():
+            waiting.pending.clear()
+        for link in list(self._needs):
+            if isinstance(link, Lane) and link.current is None:
+                link.quit()
+            else:
+                link.fail(errors.NextHopDown("given up by us"))
+
+
+def _is_empty(waiting: Waiting) -> bool:
+    return not waiting.pending and not waiting.idle and not waiting.connecting
+
+
+def _settle(pending: Pending, outcomes: Sequence[Outcome | None]) -> None:
+    """Say what is decided to who waits for it."""
+    places, decided = [], []
+    for place, outcome in zip(pending.places, outcomes, strict=True):
+        if outcome is not None:
+            places.append(place)
+            decided.append(outcome)
+    if places:
+        pending.settle(places, decided)

@@ -60,6 +60,7 @@ class Stored(Protocol):
     prefix       the header fields that we add, CRLF
     size_bytes   of the body as it is read
     tail         its last two bytes; b"" of an empty one
+    chunks       the body, where it is in memory; None: only pieces() brings it
     """
 
     id: str
@@ -72,6 +73,8 @@ class Stored(Protocol):
     def size_bytes(self) -> int: ...
     @property
     def tail(self) -> bytes: ...
+    @property
+    def chunks(self) -> Sequence[bytes] | None: ...
     @property
     def ends_with_crlf(self) -> bool: ...
     def pieces(self) -> AsyncIterator[bytes]:

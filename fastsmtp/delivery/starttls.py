@@ -19,10 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastsmtp.config.ciphers import choose
 from fastsmtp.config.outgoing import Remote
 from fastsmtp.config.routes import Route
 from fastsmtp.errors import ConfigError, NextHopInsecure
-from fastsmtp.tls import CIPHERS_TLS12, MINIMUM
+from fastsmtp.tls import MINIMUM
 
 # Hosts that are remembered; a session is 1 to 3 kB.
 SESSIONS_MAX = 1_000
@@ -102,7 +103,7 @@ class OutgoingTls:
         context.hostname_checks_common_name = False
         what = "remote.ciphers"
         try:
-            context.set_ciphers(remote.ciphers or CIPHERS_TLS12)
+            context.set_ciphers(choose(remote.ciphers).used)
             if remote.certificate:
                 what = remote.certificate
                 context.load_cert_chain(remote.certificate, remote.key or None, password=_refuse_password)

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from fastsmtp import errors
 from fastsmtp.queue.index import CHUNK, IndexFile, Opened
 from fastsmtp.queue.place import Place
-from fastsmtp.queue.row import Counts, Filter, Key, Page, Row
+from fastsmtp.queue.row import Counts, Filter, Key, Page, Row, State
 
 T = TypeVar("T")
 
@@ -57,6 +57,7 @@ class DeferredIndex:
     again), or errors.QueueDamaged: the file is not to be trusted any more.  Then the owner of the queue ends,
     and its next start makes the index anew.
 
+    pinned      recipients in the dispatcher's hands that the operator has put into the index meanwhile, see pin()
     file        in tests, one of another release
     """
 
@@ -73,6 +74,7 @@ class DeferredIndex:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._taken: set[Key] = set()
+        self.pinned: set[Key] = set()
         # Everything up to here, by time and row number, was handed out or is no longer there.
         self._cursor = _BEGINNING
 
@@ -110,7 +112,7 @@ class DeferredIndex:
         rows = list(rows)
 
         def then(_: None) -> None:
-            self._taken.difference_update(row.key for row in rows)
+            self._untake([row.key for row in rows])
             self._wind_back(min((row.next_ms for row in rows), default=self._cursor[0] + 1))
 
         return self._submit(self.file.put, rows, then=then)
@@ -120,7 +122,7 @@ class DeferredIndex:
         keys = list(keys)
 
         def then(count: int) -> int:
-            self._taken.difference_update(keys)
+            self._untake(keys)
             return count
 
         return self._submit(self.file.remove, keys, then=then)
@@ -128,8 +130,8 @@ class DeferredIndex:
     async def due(self, now_ms: int, limit: int) -> list[Row]:
         """Up to `limit` rows whose time has come, the longest due first; from now on they are taken.
 
-        One that isn't tried goes back with give_back().  Rows of one message that were deferred together
-        come together.
+        Look at row.state: BOUNCE and DELETE are not to be tried but ended.  One that isn't tried goes back with
+        give_back().  Rows of one message that were deferred together come together.
         """
         rows: list[Row] = []
         while len(rows) < limit:
@@ -156,8 +158,8 @@ class DeferredIndex:
         return found
 
     def give_back(self, keys: Iterable[Key]) -> None:
-        """Taken, and not tried: due as before."""
-        self._taken.difference_update(keys)
+        """Taken or pinned, and not tried: due as before, or held."""
+        self._untake(keys)
         self._cursor = _BEGINNING
 
     @property
@@ -174,6 +176,25 @@ class DeferredIndex:
         """A page of rows, taken ones too, in the order in which they were deferred first; go on with page.after."""
         page: Page = await self._submit(self.file.find, filter, after, limit)
         return page
+
+    def pin(self, rows: Sequence[Row]) -> asyncio.Future[None]:
+        """Rows with a state of the operator's, of recipients that the dispatcher has in its hands for the first time.
+
+        They count as taken.  Of a pinned key the dispatcher, before it begins an attempt, says give_back() and
+        lets go of it; after one that was under way it says defer() or finished(), as for any that is taken.
+        """
+        rows = list(rows)
+
+        def then(_: None) -> None:
+            keys = [row.key for row in rows]
+            self._taken.update(keys)
+            self.pinned.update(keys)
+
+        return self._submit(self.file.pin, rows, then=then)
+
+    async def condemn(self, filter: Filter, state: State, now_ms: int) -> int:
+        """State.BOUNCE or State.DELETE: due() gives them out for that.  How many rows."""
+        return await self._change(self.file.condemn, filter, state, now_ms)
 
     async def hold(self, filter: Filter) -> int:
         """No attempt until a release; one that is under way is finished first.  How many rows."""
@@ -245,6 +266,12 @@ class DeferredIndex:
         """What is due is looked at from the beginning."""
         self._cursor = _BEGINNING
         return value
+
+    def _untake(self, keys: Iterable[Key]) -> None:
+        keys = list(keys)
+        self._taken.difference_update(keys)
+        if self.pinned:
+            self.pinned.difference_update(keys)
 
     def _wind_back(self, next_ms: int) -> None:
         if next_ms <= self._cursor[0]:

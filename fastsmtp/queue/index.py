@@ -47,11 +47,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             address BLOB NOT NULL, domain BLOB NOT NULL,
             body_bytes INTEGER NOT NULL, accepted_ms INTEGER NOT NULL,
             site TEXT NOT NULL, source TEXT NOT NULL,
-            state INTEGER NOT NULL CHECK (state IN (1, 2)), next_ms INTEGER NOT NULL, attempts INTEGER NOT NULL,
+            state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 4), next_ms INTEGER NOT NULL, attempts INTEGER NOT NULL,
             last_ms INTEGER NOT NULL, waited_ms INTEGER NOT NULL, is_warned INTEGER NOT NULL,
             code INTEGER NOT NULL, enhanced TEXT NOT NULL, text TEXT NOT NULL, host TEXT NOT NULL)""",
         "CREATE UNIQUE INDEX key ON waiting (number, epoch, offset, recipient)",
-        "CREATE INDEX due ON waiting (next_ms) WHERE state = 1",
+        "CREATE INDEX due ON waiting (next_ms) WHERE state <> 2",
         "CREATE INDEX held ON waiting (state) WHERE state = 2",
         "CREATE INDEX id ON waiting (id)",
         "CREATE INDEX domain ON waiting (domain)",
@@ -74,6 +74,10 @@ _PUT: Final = (
     f"INSERT INTO waiting ({_COLUMNS}) VALUES ({', '.join('?' * len(_FIELDS))}) "
     "ON CONFLICT (number, epoch, offset, recipient) DO UPDATE "
     f"SET state = max(state, excluded.state), {_CHANGED}"
+)
+_PIN: Final = (
+    f"INSERT INTO waiting ({_COLUMNS}) VALUES ({', '.join('?' * len(_FIELDS))}) "
+    "ON CONFLICT (number, epoch, offset, recipient) DO UPDATE SET state = max(state, excluded.state)"
 )
 _SELECT: Final = f"SELECT {_COLUMNS}, row FROM waiting "
 _KEY: Final = "number = ? AND epoch = ? AND offset = ? AND recipient = ?"
@@ -275,6 +279,10 @@ class IndexFile:
         """Insert them, or say what changed; a row that is held stays held."""
         self._db.executemany(_PUT, map(_values, rows))
 
+    def pin(self, rows: Iterable[Row]) -> None:
+        """Insert them; of what is there already only the state changes, to the greater one."""
+        self._db.executemany(_PIN, map(_values, rows))
+
     def remove(self, keys: Iterable[Key]) -> int:
         """How many there were."""
         found = self._db.executemany(
@@ -313,6 +321,15 @@ class IndexFile:
         """Those that are not held are due at once; as hold()."""
         return self._change(filter, after, f"next_ms = min(next_ms, {now_ms:d})", "+state = 1")
 
+    def condemn(self, filter: Filter, state: State, now_ms: int, after: int = 0) -> tuple[int, int]:
+        """BOUNCE or DELETE, at once, held ones too; as hold()."""
+        return self._change(
+            filter,
+            after,
+            f"state = {int(state)}, next_ms = min(next_ms, {now_ms:d})",
+            f"+state < {int(state)}",
+        )
+
     def _change(self, filter: Filter, after: int, change: str, condition: str) -> tuple[int, int]:
         where, values = _where(filter)
         where = f"{where} AND {condition}"
@@ -331,7 +348,7 @@ class IndexFile:
         """No attempt is later than this: the wall clock was set back.  Up to CHUNK of them; how many were."""
         found = self._db.execute(
             "UPDATE waiting SET next_ms = ? WHERE row IN "
-            f"(SELECT row FROM waiting WHERE state = 1 AND next_ms > ? LIMIT {CHUNK})",
+            f"(SELECT row FROM waiting WHERE state <> 2 AND next_ms > ? LIMIT {CHUNK})",
             (latest_ms, latest_ms),
         )
         return found.rowcount
@@ -339,9 +356,9 @@ class IndexFile:
     # Reading.
 
     def due(self, now_ms: int, after: tuple[int, int], limit: int) -> list[tuple[Row, int]]:
-        """Rows whose time has come, with their row numbers, behind (next_ms, row number), in that order."""
+        """Rows that are not held and whose time has come, behind (next_ms, row number), in that order."""
         found = self._db.execute(
-            f"{_SELECT} WHERE state = 1 AND next_ms <= ? AND (next_ms, row) > (?, ?) "
+            f"{_SELECT} WHERE state <> 2 AND next_ms <= ? AND (next_ms, row) > (?, ?) "
             "ORDER BY next_ms, row LIMIT ?",
             (now_ms, *after, limit),
         )
@@ -350,7 +367,7 @@ class IndexFile:
     def next_due(self, after: tuple[int, int]) -> int | None:
         """next_ms of the first row behind `after`."""
         found = self._db.execute(
-            "SELECT next_ms FROM waiting WHERE state = 1 AND (next_ms, row) > (?, ?) "
+            "SELECT next_ms FROM waiting WHERE state <> 2 AND (next_ms, row) > (?, ?) "
             "ORDER BY next_ms, row LIMIT 1",
             after,
         ).fetchone()
@@ -359,7 +376,7 @@ class IndexFile:
     def due_before(self, last: tuple[int, int], limit: int) -> list[Key]:
         """Rows up to (next_ms, row number): all of them must have been handed out."""
         found = self._db.execute(
-            "SELECT number, epoch, offset, recipient FROM waiting WHERE state = 1 AND (next_ms, row) <= (?, ?) "
+            "SELECT number, epoch, offset, recipient FROM waiting WHERE state <> 2 AND (next_ms, row) <= (?, ?) "
             "ORDER BY next_ms, row LIMIT ?",
             (*last, limit),
         )
@@ -387,7 +404,7 @@ class IndexFile:
     def counts(self) -> Counts:
         """50 ms for a million rows, and 100 for the messages."""
         due, held, messages = self._db.execute(
-            "SELECT (SELECT count(*) FROM waiting WHERE state = 1), (SELECT count(*) FROM waiting WHERE state = 2),"
+            "SELECT (SELECT count(*) FROM waiting WHERE state <> 2), (SELECT count(*) FROM waiting WHERE state = 2),"
             "(SELECT count(*) FROM (SELECT DISTINCT number, epoch, offset FROM waiting))"
         ).fetchone()
         return Counts(due, held, messages)
@@ -475,7 +492,7 @@ def _row(found: Sequence[Any]) -> Row:
     )  # fmt: skip
 
 
-_STATES: Final = {1: State.DUE, 2: State.HELD}
+_STATES: Final = {int(state): state for state in State}
 
 
 def _where(filter: Filter) -> tuple[str, list[Any]]:
@@ -505,7 +522,7 @@ def _where(filter: Filter) -> tuple[str, list[Any]]:
         values.append(filter.source)
     if filter.state is State.HELD:
         parts.append("state = 2")
-    elif filter.state is State.DUE:
+    elif filter.state is not None:
         # The plus: by row number, not by the index of times, whose order would need a sort.
-        parts.append("+state = 1")
+        parts.append(f"+state = {int(filter.state)}")
     return " AND ".join(parts) or "1", values

@@ -13,10 +13,18 @@ TEXT_CHARACTERS = 400
 
 
 class State(IntEnum):
-    """The numbers stand in the file; a hold wins over a retry that is under way, so it is the greater one."""
+    """The numbers stand in the file; the greater one wins over what an attempt that is under way will say.
+
+    DUE     tried again when its time comes
+    HELD    not tried until it is released
+    BOUNCE  the operator said so: reported to the sender as failed, without another attempt
+    DELETE  the operator said so: finished, and nobody is told
+    """
 
     DUE = 1
     HELD = 2
+    BOUNCE = 3
+    DELETE = 4
 
 
 class Key(NamedTuple):
@@ -104,6 +112,28 @@ class Filter(NamedTuple):
     state: State | None = None
 
 
+def matches(filter: Filter, row: Row) -> bool:
+    """Whether a row that is not in the index would be found."""
+    if filter.ids and row.id not in filter.ids:
+        return False
+    for given, address, domain in (
+        (filter.sender, row.sender, row.sender_domain),
+        (filter.recipient, row.address, row.domain),
+    ):
+        if given is None:
+            continue
+        local, at, name = given.rpartition(b"@")
+        if domain != (name.lower() if at else b""):
+            return False
+        if (local or not at) and address.lower() != given.lower():
+            return False
+    if filter.domain is not None and row.domain != filter.domain:
+        return False
+    if filter.source is not None and row.source != filter.source:
+        return False
+    return filter.state is None or row.state is filter.state
+
+
 class Page(NamedTuple):
     """Some of the rows found; after: what find() takes for the next ones, 0 when there are none."""
 
@@ -112,7 +142,7 @@ class Page(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Of rows (recipients), and of the messages that they belong to."""
+    """Of rows (recipients), and of the messages that they belong to.  due: all that are not held."""
 
     due: int
     held: int

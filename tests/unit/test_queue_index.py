@@ -17,7 +17,7 @@ from fastsmtp import errors
 from fastsmtp.queue.deferred import DeferredIndex
 from fastsmtp.queue.index import MIGRATIONS, IndexFile
 from fastsmtp.queue.place import Place
-from fastsmtp.queue.row import TEXT_CHARACTERS, Counts, Filter, Key, Said, State
+from fastsmtp.queue.row import TEXT_CHARACTERS, Counts, Filter, Key, Said, State, matches
 from tests.waiting import EPOCH, NOW, row, rows
 
 
@@ -230,6 +230,45 @@ FOUND = [
 ]
 
 
+def test_what_the_operator_has_condemned_is_given_out_for_that_and_stays_so(tmp_path: pathlib.Path) -> None:
+    async def work(index: DeferredIndex) -> None:
+        await index.defer(rows(4, next_ms=NOW + 999))
+        await index.hold(Filter(ids=("id4096",)))
+        assert await index.condemn(Filter(ids=("id4096", "id8192")), State.BOUNCE, NOW) == 2
+        assert await index.condemn(Filter(ids=("id8192", "id12288")), State.DELETE, NOW) == 2
+        assert await index.hold(Filter(ids=("id4096", "id8192"))) == 0
+        found = await index.due(NOW, 9)
+        assert [(row.id, row.state) for row in found] == [
+            ("id4096", State.BOUNCE), ("id8192", State.DELETE), ("id12288", State.DELETE),
+        ]  # fmt: skip
+        # An attempt that was under way meanwhile changes nothing about that.
+        await index.defer([found[1]._replace(state=State.DUE, attempts=3)])
+        assert [(row.attempts, row.state) for row in await index.due(NOW + 999, 1)] == [(3, State.DELETE)]
+        assert await index.counts() == Counts(4, 0, 4)
+
+    run(tmp_path, work)
+
+
+def test_what_is_in_the_dispatcher_s_hands_can_be_held_and_deleted(tmp_path: pathlib.Path) -> None:
+    held, deleted, arrived = row(4096, state=State.HELD), row(8192, state=State.DELETE), row(12_288)
+
+    async def work(index: DeferredIndex) -> None:
+        await index.pin([held, deleted, arrived])
+        assert index.pinned == {held.key, deleted.key, arrived.key}
+        assert await index.due(NOW, 9) == []
+        # One is not tried, one fails, one arrives.
+        index.give_back([held.key])
+        await index.defer([deleted._replace(state=State.DUE, attempts=1)])
+        assert await index.finished([arrived.key]) == 1
+        assert not index.pinned
+        assert [(found.key, found.state) for found in await index.due(NOW, 9)] == [
+            (deleted.key, State.DELETE)
+        ]
+        assert (await index.find(Filter(state=State.HELD))).rows == [held]
+
+    run(tmp_path, work)
+
+
 @pytest.mark.parametrize(("filter", "names"), FOUND)
 def test_rows_are_found_by_each_condition_and_by_all_together(
     tmp_path: pathlib.Path, filter: Filter, names: str
@@ -261,6 +300,7 @@ def test_rows_are_found_by_each_condition_and_by_all_together(
             if not after:
                 break
         assert "".join(found) == names
+        assert "".join(one.id[2:] for one in made if matches(filter, one)) == names
 
     run(tmp_path, work)
 

@@ -135,10 +135,16 @@ cdef object read_helo(const char *p, Py_ssize_t n, Terms terms, bint is_extended
 
     Any word of harmless octets is taken: clients name themselves with underscores, without dots, with
     half a literal, and whether that matters is policy's question (RFC 5321 4.1.4).  Octets that would
-    mean something in a Received field are not.
+    mean something in a Received field are not; qmail-smtpd takes them, and no name at all.
     """
     cdef Event event
     cdef Py_ssize_t i
+    if terms.is_compatible:
+        event = new_event(Kind.ON_HELO)
+        event.name = b"".join([bytes([p[i]]) if is_in(p[i], NAME) else b"?" for i in range(min(n, terms.domain_bytes))])
+        event.name = event.name.lower() or b"?"
+        event.is_extended = is_extended
+        return event
     for i in range(n):
         if not is_in(p[i], NAME):
             n = 0

@@ -36,6 +36,7 @@ cdef class Terms:
     cdef readonly bint is_smtputf8
     cdef readonly bint is_dsn
     cdef readonly bint is_lmtp
+    cdef readonly bint is_compatible
     cdef Limits limits
     cdef bytes helo             # the answers to HELO and EHLO on the wire
     cdef bytes ehlo_clear

@@ -37,7 +37,7 @@ cdef class Terms:
         Py_ssize_t command_bytes=512, Py_ssize_t local_bytes=64, Py_ssize_t domain_bytes=255,
         Py_ssize_t path_bytes=256, bint is_starttls_offered=False, bint is_tls_required=False,
         bint is_normalizing=False, bint is_xclient_allowed=False, bint is_chunking=True, bint is_smtputf8=True,
-        bint is_dsn=True, bint is_lmtp=False,
+        bint is_dsn=True, bint is_lmtp=False, bint is_compatible=False,
     ) -> None:
         if command_bytes < COMMAND_LEAST:
             raise ValueError(f"command_bytes under {<int>COMMAND_LEAST}")
@@ -61,6 +61,7 @@ cdef class Terms:
         self.is_smtputf8 = is_smtputf8
         self.is_dsn = is_dsn
         self.is_lmtp = is_lmtp
+        self.is_compatible = is_compatible
         self.helo = b"250 " + hostname.encode("ascii") + b"\r\n"
         self.ehlo_clear = self.capabilities(False)
         self.ehlo_tls = self.capabilities(True)

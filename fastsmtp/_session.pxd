@@ -50,6 +50,7 @@ cdef class Session:
 
     cdef int _append(self, const char *p, Py_ssize_t n) except -1
     cdef int _write(self, object reply, int code) except -1
+    cdef object _told(self, object reply)
     cdef int _answer(self, object reply) except -1
     cdef int _refuse(self, int kind, object reply, int code) except -1
     cdef bint _is_over(self) noexcept

@@ -78,6 +78,7 @@ class Terms:
         is_smtputf8: bool = True,
         is_dsn: bool = True,
         is_lmtp: bool = False,  # reserved
+        is_compatible: bool = False,  # qmail-smtpd's codes; a second MAIL starts anew; any HELO name is taken
     ) -> None: ...
     hostname: str
     message_bytes: int
@@ -96,6 +97,7 @@ class Terms:
     is_smtputf8: bool
     is_dsn: bool
     is_lmtp: bool
+    is_compatible: bool
 
 @final
 class Event:

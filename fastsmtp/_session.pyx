@@ -61,6 +61,7 @@ cdef enum:
 cdef object _OK = replies.OK
 cdef object _START_DATA = replies.START_DATA
 cdef object _chunk_received = replies.chunk_received
+cdef dict _QMAIL = replies.QMAIL_DIALOGUE
 cdef tuple _CHECKS = (
     None, replies.BAD_SEQUENCE, replies.SEND_HELO_FIRST, replies.NEED_MAIL, replies.NEED_RCPT, replies.NESTED_MAIL,
     replies.NOT_OFFERED)
@@ -135,12 +136,18 @@ cdef class Session:
             self._append(b"\r\n", 2)
         return 0
 
+    cdef object _told(self, object reply):
+        """A refusal as this client is told it: with qmail's codes where the terms say so."""
+        return _QMAIL.get(reply, reply) if self._terms.is_compatible else reply
+
     cdef int _answer(self, object reply) except -1:
         """Queue the answer to a command, and count it: the last error allowed is followed by 421."""
         cdef int code = reply.code
-        self._write(reply, code)
         if code < 400:
+            self._write(reply, code)
             return 0
+        reply = self._told(reply)
+        self._write(reply, reply.code)
         self.errors += 1
         if self._terms.errors and self.errors >= self._terms.errors and not self.is_closing:
             self._write(replies.TOO_MANY_ERRORS, 421)
@@ -436,8 +443,8 @@ cdef class Session:
         cdef Event event = self._pending
         if event is not None:
             self._pending = None
-            if event.kind == Kind.ON_HELO:
-                self._open = 1 + <int>Kind.ON_HELO
+            if event.kind == Kind.ON_HELO or event.kind == Kind.ON_MAIL:
+                self._open = 1 + event.kind
             return event
         event = self._fatal
         self._fatal = None
@@ -451,6 +458,7 @@ cdef class Session:
     cdef Event _violate(self, str violation, object reply, bint is_fatal):
         """Answer something that is more than a mistake, and say so."""
         cdef Event event = new_event(Kind.ON_VIOLATION)
+        reply = self._told(reply)
         event.violation = violation
         event.reply = reply
         event.is_fatal = is_fatal
@@ -678,6 +686,8 @@ cdef class Session:
         if action == Action.NEED_RCPT and self._refused:
             self._answer(replies.NO_VALID_RECIPIENTS)
             return None
+        if action == Action.NESTED and self._terms.is_compatible:
+            action = Action.PROCEED
         if action != Action.PROCEED:
             self._answer(_CHECKS[action])
             return None
@@ -738,6 +748,12 @@ cdef class Session:
                 self._pending = event
                 return new_event(Kind.ON_RESET)
         elif event.kind == Kind.ON_MAIL:
+            if self.state > State.READY:
+                # qmail-smtpd: a second MAIL begins anew.
+                self._end_transaction()
+                self._is_smtputf8 = event.is_smtputf8
+                self._pending = event
+                return new_event(Kind.ON_RESET)
             self._is_smtputf8 = event.is_smtputf8
         self._open = 1 + event.kind
         return event

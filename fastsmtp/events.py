@@ -48,6 +48,7 @@ FIELDS: dict[str, str] = {
     "cipher": "cipher, by OpenSSL's name",
     "server_name": "server name that the client asked for (SNI)",
     "is_resumed": "the TLS session was resumed",
+    "rule": "file and line of a tcpserver rule; of a cdb the file alone",
     "limit": "configuration key of the limit",
     "allowed": "value of the limit",
     "found": "value that was found",
@@ -270,6 +271,11 @@ EVENTS: dict[str, Event] = {
         NOTICE,
         "A PROXY header was missing, broken, or came from an address that may not send one",
         ("id", "client", "reason"),
+    ),
+    "rule_denied": Event(
+        NOTICE,
+        "A rule of tcpserver denies the client: the connection was closed without a word",
+        ("id", "client", "listener", "name", "rule"),
     ),
     # The course of a session.
     "disconnect": Event(

@@ -347,6 +347,20 @@ QMAIL_QUEUE: dict[int, Reply] = {
 }  # fmt: skip
 
 
+# In the dialogue itself qmail-smtpd and tls.patch have other codes (compatible = true).  A bare CR or LF stays
+# 5xx: qmail's 451 keeps clients coming back for days.
+QMAIL_DIALOGUE: dict[Reply, Reply] = {
+    UNKNOWN_COMMAND: Reply(502, "5.5.1", *UNKNOWN_COMMAND.lines),
+    LINE_TOO_LONG: Reply(555, "5.5.4", *LINE_TOO_LONG.lines),
+    BAD_SENDER_SYNTAX: Reply(555, "5.5.4", *BAD_SENDER_SYNTAX.lines),
+    BAD_RECIPIENT_SYNTAX: Reply(555, "5.5.4", *BAD_RECIPIENT_SYNTAX.lines),
+    NO_VALID_RECIPIENTS: Reply(503, "5.5.1", *NO_VALID_RECIPIENTS.lines),
+    TLS_ACTIVE: Reply(502, "5.5.1", *TLS_ACTIVE.lines),
+    IDLE_TOO_LONG: Reply(451, "4.4.2", *IDLE_TOO_LONG.lines),
+    TOO_SLOW: Reply(451, "4.4.2", *TOO_SLOW.lines),
+}
+
+
 def of_error(error: Exception) -> Reply:
     """The reply to a failure of the world; to any other exception 451 4.3.0: that one is our defect."""
     for kind in type(error).__mro__:

@@ -173,7 +173,7 @@ class _Reader:
             if text and not text.startswith("#"):
                 yield text, place
 
-    def line(self, name: str) -> tuple[str, str] | None:
+    def first_line(self, name: str) -> tuple[str, str] | None:
         """(text, place) of a one-line file; None when it isn't there, or its first line is empty."""
         data = self.contents(name)
         if data is None:
@@ -186,7 +186,7 @@ class _Reader:
         return text, place
 
     def integer(self, name: str) -> tuple[int, str] | None:
-        found = self.line(name)
+        found = self.first_line(name)
         if found is None:
             return None
         text, place = found
@@ -254,15 +254,15 @@ class _Reader:
             self.fact("tcprules", RULES, f"{RULES} is there")
 
     def identity(self) -> None:
-        me = self.line("me")
-        greeting = self.line("smtpgreeting")
+        me = self.first_line("me")
+        greeting = self.first_line("smtpgreeting")
         if me is not None:
             self.fact("hostname", *me)
         else:
             self.warn(self.place("me"), "is not there, so the system's name is ours")
         if greeting is not None:
             self.fact("greeting", *greeting)
-        literal = self.line("localiphost") or me
+        literal = self.first_line("localiphost") or me
         if literal is not None:
             self.fact("localiphost", *literal)
 
@@ -349,7 +349,7 @@ class _Reader:
         path = self.listed("signatures")
         if path is not None:
             self.fact("policy.signatures.file", path, path)
-        socket = self.line("p0f")
+        socket = self.first_line("p0f")
         if socket is not None:
             self.fact("policy.p0f.socket", *socket)
         self.zones("rblzones", "dnsbl")

@@ -10,7 +10,6 @@ rule comes to a Settings of its own, and clients of one rule share it (smtp/prof
     MFCHECK       0: no look at the sender's domain; else there is one
     RBLSMTPD      "": no DNS list is asked; "-text": 553 with this text; "text": 451
     SIGNATURES    0: no signature is looked for (ours)
-    QMAILQUEUE    another program in qmail-queue's place
 
 A number is read as qmail reads it: leading digits, and 0 where there are none.
 
@@ -100,10 +99,6 @@ def _signatures(settings: Settings, value: str) -> Settings:
     return settings if number(value) else replace(settings, signatures=None)
 
 
-def _qmailqueue(settings: Settings, value: str) -> Settings:
-    return replace(settings, queue_program=value)
-
-
 # In the order in which they lie over each other.
 _CHANGES: Final[tuple[tuple[str, Change], ...]] = (
     ("RELAYCLIENT", _relay_client),
@@ -114,7 +109,6 @@ _CHANGES: Final[tuple[tuple[str, Change], ...]] = (
     ("MFCHECK", _mfcheck),
     ("RBLSMTPD", _rblsmtpd),
     ("SIGNATURES", _signatures),
-    ("QMAILQUEUE", _qmailqueue),
 )
 KNOWN: Final = (*(name for name, _ in _CHANGES), "DENYMAIL", "DENYMAIL_TLD")
-"""The variables that change what we do; any other is for qmail-queue's child."""
+"""The variables that change what we do; the others (QMAILQUEUE among them) are for qmail-queue."""

@@ -138,7 +138,6 @@ class Settings:
     rules           of tcpserver, asked when a client is known; None where there are none
     greeting        behind the 220; hostname where the configuration says nothing else
     localiphost     the domain that our own address in brackets stands for; "" for none
-    queue_program   QMAILQUEUE: the program in the place of a qmail-queue: destination's; "" for none
     """
 
     hostname: str
@@ -166,7 +165,6 @@ class Settings:
     is_compatible: bool = False
     relay_suffix: bytes | None = None
     rblsmtpd: str | None = None
-    queue_program: str = ""
     rules: Rules | None = None
     greeting: str = ""
     localiphost: str = ""

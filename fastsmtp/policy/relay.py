@@ -81,8 +81,8 @@ def _sent_on(
     if deliver == "refuse":
         return _NO_RELAYING
     if accept is None:
-        return _to(deliver, "none", settings, suffix, is_queued=settings.deliver.queue)
-    return _to(deliver, accept.pass_client, settings, suffix, is_queued=accept.is_queued)
+        return _routed(deliver, "none", suffix, settings.deliver.queue)
+    return _routed(deliver, accept.pass_client, suffix, accept.is_queued)
 
 
 def place_of(facts: Facts, settings: Settings, domain: bytes, accept: Accept | None) -> str:
@@ -91,15 +91,6 @@ def place_of(facts: Facts, settings: Settings, domain: bytes, accept: Accept | N
         return accept.deliver
     sender = b"" if facts.sender is None else facts.sender.key
     return settings.routing.routes.find(sender, domain, settings.listen.name).deliver
-
-
-def _to(
-    deliver: str, pass_client: str, settings: Settings, suffix: bytes = b"", *, is_queued: bool
-) -> Decision:
-    program = settings.queue_program
-    if program and deliver.startswith("qmail-queue"):
-        deliver = f"qmail-queue:{program}"
-    return _routed(deliver, pass_client, suffix, is_queued)
 
 
 @lru_cache(maxsize=1024)

@@ -67,6 +67,12 @@ def find_name(facts: Facts) -> Generator[tuple[Any, ...], tuple[Any, ...], Found
     return Found(b"", is_known=not any(is_failed(answer) for answer in answers), is_there=True)
 
 
+def know_name(facts: Facts, settings: Settings) -> Asking:
+    """Before CONNECT, for who must know the name at once (tcpserver's rules); no opinion on it."""
+    found = yield from find_name(facts)
+    return passed(Name(found.name.decode())) if found.name else None
+
+
 def check_reverse_name(facts: Facts, settings: Settings) -> Asking:
     """CONNECT: no name, or one that doesn't lead back (550 5.7.25, RFC 7372 section 3.3), or a generic one."""
     found = yield from find_name(facts)

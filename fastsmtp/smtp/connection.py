@@ -12,20 +12,18 @@ Rank 8.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from fastsmtp import reply
 from fastsmtp._session import QUIT, STARTTLS, XCLIENT, Event, Session
 from fastsmtp.address import Address
 from fastsmtp.policy.decision import PASSED, Decision, Token, Verdict
-from fastsmtp.policy.facts import NO_RATES, Client, Facts, Origin, Phase, TlsFacts
+from fastsmtp.policy.facts import NO_ENVIRONMENT, NO_RATES, Client, Facts, Origin, Phase, TlsFacts
 from fastsmtp.policy.runner import Round
 from fastsmtp.smtp import proxy, xclient
 from fastsmtp.smtp.conversation import HANDLERS, Conversation
-from fastsmtp.smtp.inquiry import Inquiry
 from fastsmtp.smtp.life import (
-    COMMAND_S,
     HANDSHAKE_S,
     LINGER_BYTES,
     LINGER_S,
@@ -85,8 +83,8 @@ class Connection(asyncio.BufferedProtocol):
         self._accepted_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting: Inquiry | None = None
         self._pause: Pause | None = None
+        self._waiting: Callable[[], Awaitable[Decision | None]] | None = None
         self._service = service = listener.service
         self._buffer = service.buffer
         self._window = service.command_window
@@ -120,7 +118,7 @@ class Connection(asyncio.BufferedProtocol):
         self._guarded(self._begin, Client(address, peer[1]), self._listener.local_address(transport))
 
     def _begin(self, client: Client, local_address: str) -> None:
-        """The client is known: make the session, and ask policy about the connection."""
+        """The client is known: make the session, find its rule, and ask policy about the connection."""
         profile = self._profile
         settings = profile.settings
         may_xclient = bool(settings.xclient_from) and client.address in settings.xclient_from
@@ -132,6 +130,19 @@ class Connection(asyncio.BufferedProtocol):
         self.life = Life.DECIDING
         self.patience_s = NEVER
         facts.bad_lists = self._service.lists.bad
+        if settings.rules is None or not self._must_ask_name(facts):
+            if self._follow_rule(facts):
+                self._meet(facts)
+        elif self._is_implicit:
+            # As below: the handshake comes first.
+            self._waiting = self._introduce_by_name
+            self._before_handshake()
+        else:
+            self._spawn(self._meet_by_name(facts))
+
+    def _meet(self, facts: Facts) -> None:
+        """Ask policy about the connection; its settings are known."""
+        profile = self._profile
         decision = self._introduce(facts)
         if type(decision) is Decision:
             self._admitted(decision)
@@ -147,10 +158,73 @@ class Connection(asyncio.BufferedProtocol):
             self._admitted(PASSED)
         elif self._is_implicit:
             # The ClientHello must meet the handshake and nobody else: the decision waits until it is done.
-            self._waiting = inquiry
+            self._waiting = inquiry.wait
             self._before_handshake()
         else:
-            self._spawn(self._admit_later(inquiry))
+            self._spawn(self._admit_later(inquiry.wait))
+
+    # --- the rules of tcpserver ------------------------------------------------------------------
+
+    def _must_ask_name(self, facts: Facts) -> bool:
+        """Only the client's name, which nobody has told us, says which rule is its own."""
+        rules = self._profile.settings.rules
+        client = facts.client
+        return (
+            self._profile.base.namer is not None
+            and not client.name
+            and rules is not None
+            and rules.needs_name(client.address)
+        )
+
+    def _follow_rule(self, facts: Facts) -> bool:
+        """From here on the settings are those of the client's rule; False when it denies, and the end has begun."""
+        base = self._profile.base
+        rules = base.settings.rules
+        if rules is None:
+            return True
+        client = facts.client
+        rule = rules.find(client.address, client.name)
+        if rule is not None and rule.is_denied:
+            self._conversation.has_logged = True
+            base.log.line(
+                "rule_denied",
+                id=facts.session_id,
+                client=client.address.text,
+                listener=facts.listener,
+                name=client.name or None,
+                rule=rule.place,
+            )
+            self._raw.close()
+            return False
+        client.environment = NO_ENVIRONMENT if rule is None else rule.variables
+        profile = base if rule is None else base.under(rule.variables)
+        if profile is not self._profile:
+            self._profile = profile
+            self._conversation.use(profile)
+            session = self._session
+            session.terms = profile.xclient_terms if session.terms.is_xclient_allowed else profile.terms
+        return True
+
+    async def _ask_name(self, facts: Facts) -> None:
+        namer = self._profile.base.namer
+        if namer is not None:
+            decision = await self._profile.settle(namer.run(Phase.CLIENT, facts))
+            self._conversation.apply(decision.effects, Phase.CLIENT)
+
+    async def _meet_by_name(self, facts: Facts) -> None:
+        await self._ask_name(facts)
+        if self.life is Life.DECIDING and self._follow_rule(facts):
+            self._meet(facts)
+
+    async def _introduce_by_name(self) -> Decision | None:
+        """The same behind a handshake, where the greeting waits for all of it."""
+        facts = self._conversation.facts
+        await self._ask_name(facts)
+        if not self._follow_rule(facts):
+            return None
+        return await self._profile.settle(self._introduce(facts))
+
+    # --- counting, and the greeting --------------------------------------------------------------
 
     def _introduce(self, facts: Facts) -> Decision | Round:
         """Run CLIENT, count the connection, run CONNECT."""
@@ -261,8 +335,10 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._spawn(self._decide_later(decision, then))  # type: ignore[arg-type]
 
-    async def _admit_later(self, inquiry: Inquiry) -> None:
-        self._admitted(await inquiry.wait())
+    async def _admit_later(self, wait: Callable[[], Awaitable[Decision | None]]) -> None:
+        decision = await wait()
+        if decision is not None:
+            self._admitted(decision)
 
     async def _decide_later(self, waiting: Round, then: Callable[[Decision], None]) -> None:
         then(await self._profile.settle(waiting))
@@ -524,8 +600,12 @@ class Connection(asyncio.BufferedProtocol):
     async def _reintroduce(self, helo: bytes) -> None:
         session = self._session
         conversation = self._conversation
-        profile = self._profile
         facts = conversation.facts
+        if self._must_ask_name(facts):
+            await self._ask_name(facts)
+        if not self._follow_rule(facts):
+            return
+        profile = self._profile
         decision = await profile.settle(self._introduce(facts))
         conversation.apply(decision.effects, Phase.CONNECT)
         facts.helo = helo
@@ -643,7 +723,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_in_body = False
         self._window = self._service.command_window
         self.since_s = self._service.tick_s
-        self.patience_s = COMMAND_S
+        self.patience_s = self._profile.settings.limits.command_s
 
     def _turn(self) -> None:
         """A wait of another kind begins: for a command, for body bytes at a rate, or one of our own."""
@@ -681,7 +761,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self._is_in_body:
             self._check_rate(now)
         else:
-            self._time_out(reply.IDLE_TOO_LONG, "command")
+            self._time_out(reply.IDLE_TOO_LONG, "limits.command_s")
 
     def is_idle_since(self, now: float) -> float:
         """Seconds that this connection has waited for a command; 0.0 when it waits for something else."""
@@ -704,6 +784,8 @@ class Connection(asyncio.BufferedProtocol):
         self.since_s = now
 
     def _time_out(self, last: reply.Reply, limit: str) -> None:
+        if self._profile.settings.is_compatible:
+            last = reply.QMAIL_DIALOGUE.get(last, last)
         facts = self._conversation.facts
         self._conversation.has_logged = True
         self._profile.log.line(

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastsmtp import _session, reply
 from fastsmtp._body import HeaderScanner
+from fastsmtp._parser import Path, parse_mailbox
 from fastsmtp._session import Event, Session
 from fastsmtp._signatures import SignatureScanner
+from fastsmtp.address import Address
 from fastsmtp.config.model import DELAY_MOST_S
 from fastsmtp.errors import TemporaryError
 from fastsmtp.message import Envelope, Recipient
@@ -87,6 +89,11 @@ class Conversation:
         self.began_s = 0.0
         self._received_head = ""
 
+    def use(self, profile: Profile) -> None:
+        """Go on under these settings: the client is known now, or is another."""
+        self._profile = profile
+        self._plan = profile.plan
+
     # --- the events ------------------------------------------------------------------------------
 
     def helo(self, event: Event) -> Wait:
@@ -112,7 +119,7 @@ class Conversation:
         profile = self._profile
         facts.forget(_MAIL)
         facts.bad_lists = profile.service.lists.bad
-        facts.sender = event.path
+        facts.sender = self._named(event.path) if profile.localiphost else event.path
         facts.declared_bytes = event.size_bytes
         self.began_s = profile.now()
         if profile.counts_messages:
@@ -123,7 +130,7 @@ class Conversation:
         return self._ask(decision, event, self._mail_decided)  # type: ignore[arg-type]
 
     def _mail_decided(self, event: Event, decision: Decision) -> Wait:
-        path = event.path
+        path = self.facts.sender
         if decision.reply is None:
             refusal = self._profile.refusal
             if refusal is not None and (answer := refusal()) is not None:
@@ -131,8 +138,8 @@ class Conversation:
                 self.session.reply(answer)
                 return None
             self.facts.envelope = Envelope(
-                path.address,
-                path.domain,
+                path.address,  # type: ignore[union-attr]
+                path.domain,  # type: ignore[union-attr]
                 event.size_bytes,
                 event.body,
                 event.is_smtputf8,
@@ -149,13 +156,26 @@ class Conversation:
             return self._catch_up(event, Conversation.rcpt)
         facts = self.facts
         profile = self._profile
-        facts.recipient = event.path
+        facts.recipient = self._named(event.path) if profile.localiphost else event.path
         if profile.counts_recipients:
             profile.note_rate(facts.client, _RECIPIENTS)
         decision = self._plan.run(_RCPT, facts)
         if type(decision) is Decision:
             return self._rcpt_decided(event, decision)
         return self._ask(decision, event, self._rcpt_decided)  # type: ignore[arg-type]
+
+    def _named(self, path: Path) -> Path:
+        """The same address; where its domain is our own address in brackets, with the name that this stands for."""
+        host = self._profile.localiphost
+        if path.domain[:1] != b"[":
+            return path
+        literal = path.domain[1:-1].removeprefix(b"ipv6:").decode("ascii", "replace")
+        try:
+            is_ours = Address(literal) == Address(self.facts.local_address)
+        except ValueError:
+            is_ours = False
+        found = parse_mailbox(path.local + b"@" + host, is_utf8_allowed=True) if is_ours else path
+        return path if isinstance(found, int) else found
 
     def _rcpt_decided(self, event: Event, decision: Decision) -> Wait:
         if decision.reply is not None:
@@ -167,8 +187,8 @@ class Conversation:
         envelope = facts.envelope
         if route is None or envelope is None:
             raise RuntimeError("a recipient passed without a route")
-        path = event.path
-        address, domain = path.address, path.domain
+        path = facts.recipient
+        address, domain = path.address, path.domain  # type: ignore[union-attr]
         if not domain:
             # <postmaster> gets our own domain: no transport can do without one.
             address = self._profile.settings.postmaster

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-# RFC 5321 section 4.5.3.2.7: a server should wait at least 5 minutes for the next command.
-COMMAND_S = 300.0
 # Under stress (Postfix's smtpd_timeout for stress): whoever is silent that long makes room.
 STRESSED_COMMAND_S = 10.0
 # The rate of body bytes is averaged over this.

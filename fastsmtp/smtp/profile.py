@@ -7,12 +7,15 @@ at accept.  Rank 8.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fastsmtp._session import Terms
+from fastsmtp.config.environment import apply, relevant
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Decision
-from fastsmtp.policy.facts import Client, Facts
+from fastsmtp.policy.facts import Client, Facts, Phase
+from fastsmtp.policy.reverse_dns import know_name
 from fastsmtp.policy.rules import stages_of
 from fastsmtp.policy.runner import Plan, Round
 from fastsmtp.policy.stage import Stage
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 # How many lines of a traceback a log line carries: the innermost ones tell what broke.
 _TRACEBACK_LINES = 12
+# Of one listener.  Rules say a few things, if to many clients; what comes beyond is made anew for each.
+_DERIVED_MAX = 256
+_NAME = Stage("name", Phase.CLIENT, know_name, is_check=False, on_error="pass")
 
 
 class Profile:
@@ -32,18 +38,26 @@ class Profile:
 
     terms          what the session offers; xclient_terms for clients that may use XCLIENT
     tls            the TLS engine, or None when the listener has tls = "off"
+    base           the profile of the listener itself, that a client's variables were laid over
+    namer          asks for a client's name, where the rules of tcpserver have names; else None
+    localiphost    what our own address in brackets stands for; b"" for nothing
     counts_*       whether a limit asks for this rate, so that nothing is looked up for nothing
     field_name     policy.header in lower case, as HeaderFacts has names; b"" for none
     refusal        asked at MAIL: why the sink takes no mail now; None: it always takes some
     """
 
     __slots__ = (
-        "banner_name", "counters", "counts_connections", "counts_handshakes", "counts_messages",
-        "counts_recipients", "field_name", "log", "now", "plan", "received", "refusal", "service", "settings", "sink",
+        "_derived", "base", "counters", "counts_connections", "counts_handshakes", "counts_messages",
+        "counts_recipients", "field_name", "localiphost", "log", "namer", "now", "plan", "received", "refusal",
+        "service", "settings", "sink",
         "terms", "tls", "xclient_terms",
     )  # fmt: skip
 
-    def __init__(self, service: Service, settings: Settings, tls: ServerTls | None) -> None:
+    def __init__(
+        self, service: Service, settings: Settings, tls: ServerTls | None, base: Profile | None = None
+    ) -> None:
+        self.base = base or self
+        self._derived: dict[tuple[str | None, ...], Profile] = {}
         limits = settings.limits
         self.service = service
         self.settings = settings
@@ -59,6 +73,11 @@ class Profile:
             has_answers=service.resolver is not None,
         )
         self.plan = Plan(stages, settings, observer=service.observer, report=self, know=service.know)
+        rules = settings.rules
+        self.namer: Plan | None = None
+        if rules is not None and rules.is_by_name and service.resolver is not None:
+            self.namer = Plan([_NAME], settings, report=self, know=service.know)
+        self.localiphost = settings.localiphost.encode()
         self.field_name = settings.policy.header.lower().encode()
         self.terms = session_terms(settings, has_tls=tls is not None, is_xclient_allowed=False)
         self.xclient_terms = session_terms(settings, has_tls=tls is not None, is_xclient_allowed=True)
@@ -67,6 +86,18 @@ class Profile:
         self.counts_messages = limits.messages_per_client_per_min > 0
         self.counts_recipients = limits.recipients_per_client_per_min > 0
         self.counts_handshakes = limits.handshakes_per_client_per_min > 0
+
+    def under(self, variables: Mapping[str, str]) -> Profile:
+        """This listener's profile for a client with these variables; one for all whose variables say the same."""
+        base = self.base
+        key = relevant(variables)
+        found = base._derived.get(key)
+        if found is None:
+            settings = apply(base.settings, variables)
+            found = base if settings is base.settings else Profile(base.service, settings, base.tls, base)
+            if len(base._derived) < _DERIVED_MAX:
+                base._derived[key] = found
+        return found
 
     def note_rate(self, client: Client, token: int) -> None:
         """Events of this client in the last minute become a fact."""
@@ -139,4 +170,5 @@ def session_terms(settings: Settings, *, has_tls: bool, is_xclient_allowed: bool
         is_tls_required=has_tls and mode == "required",
         is_normalizing=settings.listen.bare_newline == "normalize",
         is_xclient_allowed=is_xclient_allowed,
+        is_compatible=settings.is_compatible,
     )

@@ -157,7 +157,7 @@ class Service:
             listener.profile = self._profiles[listener.at]
 
     def banner(self, profile: Profile) -> reply.Reply:
-        name = profile.settings.hostname
+        name = profile.settings.greeting or profile.settings.hostname
         banner = self._banners.get(name)
         if banner is None:
             banner = self._banners[name] = reply.banner(name)

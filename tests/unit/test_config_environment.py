@@ -75,7 +75,6 @@ def test_no_variables_are_no_other_settings() -> None:
         ({"RELAYCLIENT": "@fix.example"}, {"relay_suffix": b"@fix.example"}),
         ({"RBLSMTPD": ""}, {"rblsmtpd": "", "lists": ()}),
         ({"RBLSMTPD": "-go"}, {"rblsmtpd": "-go", "lists": ()}),
-        ({"QMAILQUEUE": "/bin/scan"}, {"queue_program": "/bin/scan"}),
         ({"SIGNATURES": "0"}, {"signatures": None}),
     ],
 )
@@ -130,13 +129,6 @@ def test_relayclients_value_is_the_end_of_each_recipient() -> None:
     (route,) = decision.effects
     assert isinstance(route, Route)
     assert (route.deliver, route.suffix) == ("discard", b".fix")
-
-
-def test_qmailqueue_takes_the_place_of_qmail_queue_only() -> None:
-    over = apply(SOME, {"QMAILQUEUE": "/bin/scan"})
-    decision = relay.find_recipient(facts(b"<joe@example.org>"), over)
-    assert decision is not None
-    assert decision.effects[0].deliver == "discard"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "check": "say all that is wrong with the configuration",
     "config": "show the configuration in effect, and where each value comes from",
     "cert": "make a key and a certificate",
+    "smtpd": "one SMTP session on standard input and output, in qmail-smtpd's place",
     "preline": "qmail's preline: a message with its From, Return-Path and Delivered-To lines",
     "pop3d": "one POP3 session over a Maildir, in qmail-pop3d's place",
     "popup": "name and password of a POP3 client, in qmail-popup's place",
@@ -30,6 +31,7 @@ COMMANDS: Final = {
 
 PROGRAMS: Final = {
     "preline": "preline",
+    "qmail-smtpd": "smtpd",
     "qmail-pop3d": "pop3d",
     "qmail-popup": "popup",
 }

@@ -23,7 +23,7 @@ KEPT = ".qmail"  # behind the name of a program that gave way
 FRESH = ".fastsmtp-new"  # behind the name of a link that is being made
 
 # What will be linked too, once it is there.
-LATER = ("qmail-smtpd", "qmail-remote")
+LATER = ("qmail-remote",)
 
 Step = Callable[[], None]
 

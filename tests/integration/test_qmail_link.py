@@ -27,7 +27,7 @@ def home(tmp_path: pathlib.Path) -> pathlib.Path:
     """A bin with programs of qmail's, one of them a link."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("preline", "qmail-popup", "qmail-smtpd"):
+    for name in ("preline", "qmail-popup", "qmail-smtpd", "qmail-remote"):
         (folder / name).write_text(f"#!/bin/sh\necho qmail {name}\n")
         (folder / name).chmod(0o711)
     (folder / "qmail-pop3d").symlink_to("qmail-smtpd")
@@ -54,7 +54,7 @@ def test_link_keeps_what_was_there_and_unlink_puts_it_back(
         assert f"{home}/{name}: kept as {home}/{name}.qmail" in said
         assert f"{home}/{name}: a link to {script}" in said
     assert f"{home}/qmail-remote: stays as it is (not built in this version)" in said
-    assert picture(home)["qmail-smtpd"] == before["qmail-smtpd"]
+    assert picture(home)["qmail-remote"] == before["qmail-remote"]
 
     assert command.run(["unlink", str(home)]) == 0
     said = capsys.readouterr().out.splitlines()

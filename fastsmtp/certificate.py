@@ -30,6 +30,8 @@ SELF_MADE = "self-made.pem"  # under the state directory: certificate and key in
 SELF_MADE_DAYS = 365
 RENEW_BEFORE_DAYS = 30
 DAY_S = 86_400
+# RFC 9325 section 4.3: shorter keys are broken, or will be.
+RSA_BITS = 2_048
 # Clients whose clock is behind ours must not find the certificate not yet valid.
 BACKDATED_S = 3_600
 
@@ -135,6 +137,29 @@ def not_after(certificate: bytes) -> float:
         return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
     except ValueError as error:
         raise ConfigError(f"the certificate can't be read: {error}") from None
+
+
+def key_concern(certificate: bytes) -> str:
+    """A clause about the key of the first certificate of a PEM chain, when it is too short; else ""."""
+    from cryptography import x509
+
+    try:
+        bits = short_key_bits(x509.load_pem_x509_certificate(certificate))
+    except ValueError:
+        return ""
+    return f"has an RSA key of {bits} bits, less than {RSA_BITS}" if bits else ""
+
+
+def short_key_bits(certificate: x509.Certificate) -> int:
+    """The length of an RSA key that is shorter than RSA_BITS; 0 for any other.  ValueError for a broken one."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    try:
+        key = certificate.public_key()
+    except UnsupportedAlgorithm:
+        return 0
+    return key.key_size if isinstance(key, rsa.RSAPublicKey) and key.key_size < RSA_BITS else 0
 
 
 def self_made(state: Path, hostname: str, *, wall: Callable[[], float] = time.time) -> Credentials:

@@ -48,6 +48,9 @@ FIELDS: dict[str, str] = {
     "cipher": "cipher, by OpenSSL's name",
     "server_name": "server name that the client asked for (SNI)",
     "is_resumed": "the TLS session was resumed",
+    "cert": "SHA-256 fingerprint of the certificate that the client has shown",
+    "cert_fault": "why that certificate does not hold",
+    "relay_cert": "what of the client's certificate may relay: an e-mail address, or its fingerprint",
     "rule": "file and line of a tcpserver rule; of a cdb the file alone",
     "limit": "configuration key of the limit",
     "allowed": "value of the limit",
@@ -97,6 +100,7 @@ EVENTS: dict[str, Event] = {
             "size",
             "hops",
             "tls",
+            "relay_cert",
             "took_ms",
             "score",
         ),
@@ -286,7 +290,7 @@ EVENTS: dict[str, Event] = {
     "tls": Event(
         INFO,
         "A TLS handshake succeeded",
-        ("id", "client", "listener", "tls", "cipher", "server_name", "is_resumed"),
+        ("id", "client", "listener", "tls", "cipher", "server_name", "is_resumed", "cert", "cert_fault"),
     ),
     "tls_failed": Event(
         NOTICE,
@@ -381,6 +385,11 @@ EVENTS: dict[str, Event] = {
     ),
     "cert_expires": Event(
         WARNING, "A certificate ends soon, or has ended", ("file", "server_name", "reason")
+    ),
+    "authority_warning": Event(
+        WARNING,
+        "An authority of client certificates, or a revocation list, grants nothing, or soon no more",
+        ("file", "reason"),
     ),
     "lists_reloaded": Event(INFO, "A list was read anew", ("file", "what", "entries", "worker")),
     "lists_refused": Event(

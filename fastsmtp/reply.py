@@ -199,6 +199,11 @@ def by_rule(code: int, enhanced: str, text: str) -> Reply:
     return Reply(code, enhanced, text[:400] or "Not allowed")
 
 
+def no_relaying(reason: str) -> Reply:
+    """550 5.7.1 to a client that was asked for a certificate; reason says why it gives no right to relay."""
+    return Reply(550, "5.7.1", f"Relaying denied: {reason}")
+
+
 def _colon(reason: str) -> str:
     return f": {reason[:200]}" if reason else ""
 

@@ -14,9 +14,9 @@ for the handshakes that need one (it costs 0.6 kB a connection) and which
 replace() swaps as a whole: what doesn't fit is found before anything changed,
 and no old certificate of another key type lingers in a slot of OpenSSL's.
 
-No client is asked for a certificate.  An engine that asks is a subclass of
-ssl.SSLContext that overrides wrap_bio and comes in by `make_context`; nothing
-else has to know.
+With `authorities` there is a second engine beside it, `asking`: the same
+certificates, and each client is asked for one of its own (tls_asking.py).  Who
+makes the connection takes one engine or the other; nothing else has to know.
 
 Rank 3: may import ranks 0 to 2.
 """
@@ -32,14 +32,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from fastsmtp.config.check import key_mode_fault
 from fastsmtp.config.ciphers import choose
 from fastsmtp.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fastsmtp.authorities import Authorities
     from fastsmtp.config.model import Tls
+    from fastsmtp.tls_asking import AskingContext, AskingObject
 
 MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -61,14 +63,33 @@ class Credentials(NamedTuple):
         return f"Credentials({self.origin!r})"
 
 
+class Certificate(NamedTuple):
+    """What a client has shown.
+
+    reason       "" when it holds; else why not: what follows "your certificate"
+    fingerprint  "sha256:" and 64 hex digits
+    addresses    e-mail addresses in it, lower-case; none unless it holds
+    """
+
+    reason: str
+    fingerprint: str
+    addresses: tuple[bytes, ...]
+
+
 class Handshake(NamedTuple):
-    """What a handshake agreed on.  protocol "TLSv1.3", cipher by OpenSSL's name, bits of its key."""
+    """What a handshake agreed on.  protocol "TLSv1.3", cipher by OpenSSL's name, bits of its key.
+
+    is_asked     the client was asked for a certificate
+    certificate  what it has shown, or None
+    """
 
     protocol: str
     cipher: str
     bits: int
     server_name: str
     is_resumed: bool
+    is_asked: bool = False
+    certificate: Certificate | None = None
 
 
 class ServerSslObject(ssl.SSLObject):
@@ -180,10 +201,67 @@ def _as_file(pem: bytes) -> Iterator[str]:
         yield file.name
 
 
+T = TypeVar("T")
+
+
+class Names(Generic[T]):
+    """Which of an engine's contexts serves which server name.
+
+    default  for who names no server, or one that isn't known
+    """
+
+    __slots__ = ("_exact", "_wildcards", "default")
+
+    def __init__(
+        self, default: Credentials, names: Mapping[str, Credentials], make: Callable[[Credentials], T]
+    ) -> None:
+        """A context for each of the credentials.  Raises ConfigError with every fault found."""
+        faults: list[str] = []
+        made: dict[Credentials, T] = {}
+
+        def context_of(credentials: Credentials, where: str) -> T | None:
+            if credentials not in made:
+                try:
+                    made[credentials] = make(credentials)
+                except ConfigError as error:
+                    faults.extend(where + fault for fault in error.faults)
+            return made.get(credentials)
+
+        fallback = context_of(default, "")
+        self._exact: dict[str, T] = {}
+        self._wildcards: dict[str, T] = {}
+        for name, credentials in names.items():
+            where = f'[tls.names."{name}"] '
+            try:
+                ascii_name = to_ascii(name)
+            except ValueError as error:
+                faults.append(f"{where}{error}")
+                continue
+            context = context_of(credentials, where)
+            if context is None:
+                continue
+            if ascii_name.startswith("*."):
+                self._wildcards[ascii_name[1:]] = context
+            else:
+                self._exact[ascii_name] = context
+        if faults or fallback is None:
+            raise ConfigError(*faults)
+        self.default: T = fallback
+
+    def find(self, name: str) -> T | None:
+        """The context of a server name in lower case, exactly or by one label's wildcard; None: the default's."""
+        found = self._exact.get(name)
+        if found is None and self._wildcards:
+            found = self._wildcards.get(name[name.find(".") :] if "." in name else "")
+        return found
+
+
 class ServerTls:
     """The TLS of one listener, or of several with the same certificates.
 
     context  for handshakes as the server
+    asking   the same with a request for the client's certificate; None without authorities.  replace() makes
+             another one
     made_at  monotonic seconds; tickets are sealed with keys of that age, so the master makes a new
              ServerTls, in new workers, after 24 hours
     """
@@ -195,41 +273,63 @@ class ServerTls:
         *,
         minimum: str = "1.2",
         ciphers: str = "",
+        authorities: Authorities | None = None,
         clock: Callable[[], float] = time.monotonic,
-        make_context: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         """default serves whoever names no server or one that isn't in names.
 
         names: "mx.example.org" or "*.example.org" (one label), any case, IDN as U- or A-labels.
-        Raises ConfigError with every fault found.
+        ciphers: as tls.ciphers.  Raises ConfigError with every fault found.
         """
-        self._minimum = MINIMUM[minimum]
+        self._minimum = minimum
         self._ciphers = choose(ciphers).used
-        self._inner, self._wildcards, _ = self._tables(default, names or {})
+        self._names: Names[ssl.SSLContext] = Names(default, names or {}, self._inner)
+        self.asking = self._asking(default, names or {}, authorities)
         # None until replace(): what self.context itself has.
         self._default: ssl.SSLContext | None = None
         self.made_at = clock()
-        self.context = make_context() if make_context else ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._configure(self.context)
         load(self.context, default)
         self.context.sslobject_class = ServerSslObject
         self.context.sni_callback = self._choose
 
-    def replace(self, default: Credentials, names: Mapping[str, Credentials] | None = None) -> None:
+    def replace(
+        self,
+        default: Credentials,
+        names: Mapping[str, Credentials] | None = None,
+        authorities: Authorities | None = None,
+    ) -> None:
         """Serve these from the next handshake on; tickets stay valid.  On ConfigError nothing has changed."""
-        self._inner, self._wildcards, self._default = self._tables(default, names or {})
+        fresh: Names[ssl.SSLContext] = Names(default, names or {}, self._inner)
+        self.asking = self._asking(default, names or {}, authorities)
+        self._names = fresh
+        self._default = fresh.default
 
-    def handshake(self, ssl_object: ssl.SSLObject) -> Handshake:
+    def handshake(self, ssl_object: ssl.SSLObject | AskingObject) -> Handshake:
         """What was agreed on; call it once the handshake is complete."""
         cipher, protocol, bits = ssl_object.cipher() or ("", "", 0)
         name: str = getattr(ssl_object, "server_name", "")
         # cipher() names the version that brought the cipher, which may be older than the one in use.  Every
         # connection keeps these words, and there are few of them.
         protocol = sys.intern(ssl_object.version() or protocol)
-        return Handshake(protocol, sys.intern(cipher), bits, name, bool(ssl_object.session_reused))
+        agreed = Handshake(protocol, sys.intern(cipher), bits, name, bool(ssl_object.session_reused))
+        if isinstance(ssl_object, ssl.SSLObject):
+            return agreed
+        return agreed._replace(is_asked=True, certificate=ssl_object.certificate())
+
+    def _asking(
+        self, default: Credentials, names: Mapping[str, Credentials], authorities: Authorities | None
+    ) -> AskingContext | None:
+        if authorities is None:
+            return None
+        # 90 ms of imports, for those who use it.
+        from fastsmtp.tls_asking import AskingContext
+
+        return AskingContext(default, names, authorities, minimum=self._minimum, ciphers=self._ciphers)
 
     def _configure(self, context: ssl.SSLContext) -> None:
-        context.minimum_version = self._minimum
+        context.minimum_version = MINIMUM[self._minimum]
         context.set_ciphers(self._ciphers)
         # Many senders hang up without close_notify; SMTP has its own end of data, so nothing can be cut
         # short unnoticed (OpenSSL 3 made this an error).
@@ -238,42 +338,11 @@ class ServerTls:
         # One ticket a handshake: a mail client connects again one by one; OpenSSL's two are for browsers.
         context.num_tickets = 1
 
-    def _tables(
-        self, default: Credentials, names: Mapping[str, Credentials]
-    ) -> tuple[dict[str, ssl.SSLContext], dict[str, ssl.SSLContext], ssl.SSLContext]:
-        """(exact names, wildcards without "*", the default), each with its own context."""
-        faults: list[str] = []
-        made: dict[Credentials, ssl.SSLContext] = {}
-
-        def context_of(credentials: Credentials, where: str) -> ssl.SSLContext:
-            known = made.get(credentials)
-            if known is None:
-                known = made[credentials] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                self._configure(known)
-                try:
-                    load(known, credentials)
-                except ConfigError as error:
-                    faults.extend(where + fault for fault in error.faults)
-            return known
-
-        fallback = context_of(default, "")
-        exact: dict[str, ssl.SSLContext] = {}
-        wildcards: dict[str, ssl.SSLContext] = {}
-        for name, credentials in names.items():
-            where = f'[tls.names."{name}"] '
-            try:
-                ascii_name = to_ascii(name)
-            except ValueError as error:
-                faults.append(f"{where}{error}")
-                continue
-            context = context_of(credentials, where)
-            if ascii_name.startswith("*."):
-                wildcards[ascii_name[1:]] = context
-            else:
-                exact[ascii_name] = context
-        if faults:
-            raise ConfigError(*faults)
-        return exact, wildcards, fallback
+    def _inner(self, credentials: Credentials) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._configure(context)
+        load(context, credentials)
+        return context
 
     def _choose(self, ssl_object: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         """Called by OpenSSL in each handshake, with the server name that was asked for, or None."""
@@ -282,9 +351,7 @@ class ServerTls:
             lowered = name.lower().removesuffix(".")
             if isinstance(ssl_object, ServerSslObject):
                 ssl_object.server_name = lowered
-            found = self._inner.get(lowered)
-            if found is None and self._wildcards:
-                found = self._wildcards.get(lowered[lowered.find(".") :] if "." in lowered else "")
+            found = self._names.find(lowered)
             if found is not None:
                 chosen = found
         if chosen is not None:

@@ -25,9 +25,9 @@ def run(arguments: Sequence[str]) -> int:
     flags, given = parse_flags(parser, arguments)
     try:
         loaded = load(flags)
-        _certificates(loaded.config)
+        concerns = [*_certificates(loaded.config), *_authorities(loaded)]
         _own_stages(loaded.settings)
-        warnings = [*loaded.warnings, *_account(loaded.config)]
+        warnings = [*loaded.warnings, *concerns, *_account(loaded.config)]
     except ConfigError as error:
         count = len(error.faults)
         for fault in error.faults:
@@ -82,23 +82,66 @@ def _ask_lists(loaded: Loaded) -> bool:
     return not any(faults)
 
 
-def _certificates(config: Config) -> None:
-    """Load each certificate with its key, as the server will.  Raises ConfigError with every fault."""
+def _certificates(config: Config) -> list[str]:
+    """Load each certificate with its key, as the server will.  Warnings; raises ConfigError with every fault."""
     tables = [config.tls, *(listen.tls_table for listen in config.listen if listen.tls_table is not None)]
     pairs = [(table.certificate, table.key) for table in tables if table.certificate]
     pairs += [(name.certificate, name.key) for table in tables for name in table.names]
     if not pairs:
-        return
+        return []
+    from fastsmtp.certificate import key_concern
     from fastsmtp.tls import read_credentials
 
     faults: dict[str, None] = {}
+    warnings = []
     for certificate, key in dict.fromkeys(pairs):
         try:
-            read_credentials(certificate, key)
+            concern = key_concern(read_credentials(certificate, key).certificate)
         except ConfigError as error:
             faults.update(dict.fromkeys(error.faults))
+        else:
+            warnings += [f"{certificate}: {concern}"] if concern else []
     if faults:
         raise ConfigError(*faults)
+    return warnings
+
+
+def _authorities(loaded: Loaded) -> list[str]:
+    """Read the authorities of client certificates, as the server will.  Warnings; raises ConfigError."""
+    config = loaded.config
+    tables = [("tls", config.tls)]
+    tables += [
+        (f"listen[{index}].tls", listen.tls_table)
+        for index, listen in enumerate(config.listen)
+        if listen.tls_table is not None
+    ]
+    faults: dict[str, None] = {}
+    warnings: dict[str, None] = {}
+    seen: set[tuple[str, str]] = set()
+    for place, table in tables:
+        files = (table.client_ca, table.client_crl)
+        if not table.client_ca or files in seen:
+            continue
+        seen.add(files)
+        import time
+
+        from fastsmtp.authorities import concerns, read_authorities
+
+        said = {
+            path: f"{loaded.provenance.get(f'{place}.{key}', '')}: {place}.{key}: ".removeprefix(": ")
+            for key, path in (("client_ca", files[0]), ("client_crl", files[1]))
+        }
+        try:
+            authorities = read_authorities(*files)
+        except ConfigError as error:
+            faults.update((f"{said.get(fault.partition(':')[0], '')}{fault}", None) for fault in error.faults)
+            continue
+        warnings.update(
+            (f"{said[file]}{file}: {clause}", None) for file, clause in concerns(authorities, time.time())
+        )
+    if faults:
+        raise ConfigError(*faults)
+    return list(warnings)
 
 
 def _account(config: Config) -> list[str]:

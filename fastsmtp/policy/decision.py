@@ -98,13 +98,17 @@ class Route(Effect):
 
 
 class Grant(Effect):
-    """What the client may do: relay anywhere, skip checks (connect phase)."""
+    """What the client may do: relay anywhere, skip checks (connect phase; HELO).
 
-    __slots__ = ("may_relay", "skips_checks")
+    certificate  what of the client's certificate gives it that right; "" where it has another
+    """
 
-    def __init__(self, *, may_relay: bool, skips_checks: bool) -> None:
+    __slots__ = ("certificate", "may_relay", "skips_checks")
+
+    def __init__(self, *, may_relay: bool, skips_checks: bool, certificate: str = "") -> None:
         self.may_relay = may_relay
         self.skips_checks = skips_checks
+        self.certificate = certificate
 
 
 class Tag(Effect):

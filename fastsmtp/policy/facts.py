@@ -52,19 +52,48 @@ class Origin(IntEnum):
     XCLIENT = 2
 
 
-class TlsFacts:
-    """What the handshake agreed on.  protocol "TLSv1.3", cipher by OpenSSL's name, bits of its key."""
+class CertificateFacts:
+    """The certificate that a client has shown.
 
-    __slots__ = ("bits", "cipher", "is_resumed", "protocol", "server_name")
+    reason       "" when it holds; else why not, as it goes on behind "your certificate"
+    fingerprint  "sha256:" and 64 hex digits
+    addresses    e-mail addresses in it, lower-case; none unless it holds
+    """
+
+    __slots__ = ("addresses", "fingerprint", "reason")
+
+    def __init__(self, reason: str, fingerprint: str, addresses: tuple[bytes, ...] = ()) -> None:
+        self.reason = reason
+        self.fingerprint = fingerprint
+        self.addresses = addresses
+
+
+class TlsFacts:
+    """What the handshake agreed on.  protocol "TLSv1.3", cipher by OpenSSL's name, bits of its key.
+
+    is_asked     the client was asked for a certificate
+    certificate  CertificateFacts or None: it has shown none
+    """
+
+    __slots__ = ("bits", "certificate", "cipher", "is_asked", "is_resumed", "protocol", "server_name")
 
     def __init__(
-        self, protocol: str, cipher: str, bits: int, server_name: str = "", is_resumed: bool = False
+        self,
+        protocol: str,
+        cipher: str,
+        bits: int,
+        server_name: str = "",
+        is_resumed: bool = False,
+        is_asked: bool = False,
+        certificate: CertificateFacts | None = None,
     ) -> None:
         self.protocol = protocol
         self.cipher = cipher
         self.bits = bits
         self.server_name = server_name
         self.is_resumed = is_resumed
+        self.is_asked = is_asked
+        self.certificate = certificate
 
 
 NO_RATES = (0, 0, 0, 0)
@@ -77,7 +106,8 @@ class Client:
     port         TCP port, 0 when not known
     origin       where the address comes from
     name         reverse name that leads back to the address, "" when not known (DNS, XCLIENT NAME)
-    may_relay, skips_checks   granted in the connect phase
+    may_relay, skips_checks   granted in the connect phase, or in HELO for a certificate
+    certificate  what of its certificate may relay, as relay.certificates has it; "" for none
     has_pass     waited and delivered within greeting_pass_h
     connections  open ones of this client, this one included, all workers together
     rates        events in the last minute by decision.Token, before the one under decision; 0 where no limit asks
@@ -86,6 +116,7 @@ class Client:
 
     __slots__ = (
         "address",
+        "certificate",
         "connections",
         "environment",
         "has_pass",
@@ -104,6 +135,7 @@ class Client:
         self.name = ""
         self.may_relay = False
         self.skips_checks = False
+        self.certificate = ""
         self.has_pass = False
         self.connections = 0
         # One for all clients until a limit asks: an idle connection shall hold almost nothing.

@@ -12,7 +12,7 @@ from functools import lru_cache
 from fastsmtp import reply
 from fastsmtp.config.settings import Accept, Settings
 from fastsmtp.policy.decision import Decision, Grant, Route, passed, reject
-from fastsmtp.policy.facts import Facts, Origin
+from fastsmtp.policy.facts import CertificateFacts, Facts, Origin
 
 _RELAY_CLIENT = passed(Grant(may_relay=True, skips_checks=True))
 _QMAIL_RELAY_CLIENT = passed(Grant(may_relay=True, skips_checks=False))
@@ -44,6 +44,50 @@ def know_client(facts: Facts, settings: Settings) -> Decision | None:
     return _EXEMPT_CLIENT if is_exempt else None
 
 
+def asks_certificate(facts: Facts, settings: Settings) -> bool:
+    """Before a handshake: is this client to be asked for a certificate?
+
+    Not who may relay anyway: some programs are confused by the question.  And not who came by XCLIENT: the
+    handshake is the front's, and its certificate would speak for all its clients.
+    """
+    client = facts.client
+    return (
+        bool(settings.certificates)
+        and not client.may_relay
+        and client.origin is not Origin.XCLIENT
+        and client.address in settings.certificates_from
+    )
+
+
+def know_certificate(facts: Facts, settings: Settings) -> Decision | None:
+    """HELO: a certificate that holds, and is one of relay.certificates, gives what relay.networks give.
+
+    In HELO, since it has come since CONNECT, and MAIL must find the client known.  Whom the operator denies by
+    address is not let in by a certificate.
+    """
+    tls = facts.tls
+    if tls is None or tls.certificate is None or not settings.certificates:
+        return None
+    client = facts.client
+    if client.may_relay or client.origin is Origin.XCLIENT or client.address in settings.deny:
+        return None
+    granted = _granted(tls.certificate, settings)
+    if not granted:
+        return None
+    return passed(Grant(may_relay=True, skips_checks=not settings.is_compatible, certificate=granted))
+
+
+def _granted(certificate: CertificateFacts, settings: Settings) -> str:
+    """What of a certificate is in relay.certificates; "" when nothing is, or the certificate doesn't hold."""
+    if certificate.reason:
+        return ""
+    for address in certificate.addresses:
+        if address in settings.certificates:
+            return address.decode()
+    fingerprint = certificate.fingerprint
+    return fingerprint if fingerprint.encode() in settings.certificates else ""
+
+
 def find_recipient(facts: Facts, settings: Settings) -> Decision | None:
     """RCPT: ours and known, or a relay client's; anything else is refused.
 
@@ -70,7 +114,24 @@ def find_recipient(facts: Facts, settings: Settings) -> Decision | None:
         return _UNKNOWN
     if facts.client.may_relay:
         return _sent_on(facts, settings, domain, None)
-    return _NO_RELAYING
+    return _denied(facts)
+
+
+def _denied(facts: Facts) -> Decision:
+    """No relaying; who was asked for a certificate is told what it lacks."""
+    tls = facts.tls
+    if tls is None or not tls.is_asked:
+        return _NO_RELAYING
+    certificate = tls.certificate
+    if certificate is None:
+        return _denied_because("you have shown no certificate")
+    return _denied_because(f"your certificate {certificate.reason or 'gives no right to it'}")
+
+
+@lru_cache(maxsize=64)
+def _denied_because(reason: str) -> Decision:
+    """The reasons are few: tls_asking.REASONS, and an error number of OpenSSL's."""
+    return reject(reply.no_relaying(reason))
 
 
 def _sent_on(

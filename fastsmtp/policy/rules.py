@@ -39,6 +39,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("client", Phase.CLIENT, relay.know_client, is_check=False),
     Stage("connections", Phase.CONNECT, limits.count_connections, is_check=False),
     Stage("early_talker", Phase.GREETING, greeting.refuse_early_talker),
+    Stage("certificate", Phase.HELO, relay.know_certificate, is_check=False),
     Stage("handshakes", Phase.STARTTLS, limits.count_handshakes, is_check=False),
     Stage("size", Phase.MAIL, message.check_declared_size, is_check=False),
     Stage("messages", Phase.MAIL, limits.count_messages, is_check=False),

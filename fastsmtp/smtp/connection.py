@@ -19,7 +19,17 @@ from fastsmtp import reply
 from fastsmtp._session import QUIT, STARTTLS, XCLIENT, Event, Session
 from fastsmtp.address import Address
 from fastsmtp.policy.decision import PASSED, Decision, Token, Verdict
-from fastsmtp.policy.facts import NO_ENVIRONMENT, NO_RATES, Client, Facts, Origin, Phase, TlsFacts
+from fastsmtp.policy.facts import (
+    NO_ENVIRONMENT,
+    NO_RATES,
+    CertificateFacts,
+    Client,
+    Facts,
+    Origin,
+    Phase,
+    TlsFacts,
+)
+from fastsmtp.policy.relay import asks_certificate
 from fastsmtp.policy.runner import Round
 from fastsmtp.smtp import proxy, xclient
 from fastsmtp.smtp.conversation import HANDLERS, Conversation
@@ -37,8 +47,11 @@ from fastsmtp.smtp.pause import Pause, Wait
 from fastsmtp.smtp.start_tls import Failed, Outcome, Raised, Upgrade
 
 if TYPE_CHECKING:
+    import ssl
+
     from fastsmtp.smtp.listener import Listener
     from fastsmtp.tls import ServerTls
+    from fastsmtp.tls_asking import AskingContext
 
 _TALKING = Life.TALKING
 
@@ -666,7 +679,10 @@ class Connection(asyncio.BufferedProtocol):
         self.life = Life.HANDSHAKE
         self.patience_s = NEVER
         self._is_reading = False
-        Upgrade(service.loop, self._raw, self, tls.context, timeout_s=timeout_s, done=self._handshake_over)
+        context: ssl.SSLContext | AskingContext = tls.context
+        if tls.asking is not None and asks_certificate(self._conversation.facts, self._profile.settings):
+            context = tls.asking
+        Upgrade(service.loop, self._raw, self, context, timeout_s=timeout_s, done=self._handshake_over)
 
     def _handshake_over(self, outcome: Outcome) -> None:
         if self.life is Life.CLOSED:
@@ -692,8 +708,15 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = outcome.transport
         facts = self._conversation.facts
         agreed = profile.tls.handshake(outcome.ssl_object)  # type: ignore[union-attr]
+        shown = agreed.certificate
         facts.tls = TlsFacts(
-            agreed.protocol, agreed.cipher, agreed.bits, agreed.server_name, is_resumed=agreed.is_resumed
+            agreed.protocol,
+            agreed.cipher,
+            agreed.bits,
+            agreed.server_name,
+            is_resumed=agreed.is_resumed,
+            is_asked=agreed.is_asked,
+            certificate=None if shown is None else CertificateFacts(*shown),
         )
         profile.log.line(
             "tls",
@@ -704,6 +727,8 @@ class Connection(asyncio.BufferedProtocol):
             cipher=agreed.cipher,
             server_name=agreed.server_name or None,
             is_resumed=agreed.is_resumed,
+            cert=None if shown is None else shown.fingerprint,
+            cert_fault=None if shown is None else shown.reason or None,
         )
         self._session.restart(is_tls=True)
         waiting, self._waiting = self._waiting, None

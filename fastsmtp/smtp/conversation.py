@@ -363,6 +363,8 @@ class Conversation:
             more: dict[str, object] = {}
             if client.name or facts.score:
                 more = {"name": client.name or None, "score": facts.score}
+            if client.certificate:
+                more["relay_cert"] = client.certificate
             profile.log.line(
                 "message",
                 id=facts.session_id,
@@ -510,6 +512,7 @@ class Conversation:
             elif kind is Grant:
                 facts.client.may_relay = effect.may_relay  # type: ignore[attr-defined]
                 facts.client.skips_checks = effect.skips_checks  # type: ignore[attr-defined]
+                facts.client.certificate = effect.certificate  # type: ignore[attr-defined]
             elif kind is AddHeader:
                 self._headers = self._headers or []
                 self._headers.append(f"{effect.name}: {effect.value}\r\n".encode())  # type: ignore[attr-defined]

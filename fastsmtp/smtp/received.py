@@ -17,6 +17,8 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 # What a HELO name may put into our header: no white space, parentheses, line ends, or 8-bit.
 _UNSAFE = re.compile(rb"[^0-9A-Za-z.:_\[\]-]")
 _HELO_BYTES = 255
+# RFC 5322 section 3.2.2 ctext without its quoted pairs.
+_NOT_IN_COMMENT = re.compile(r"[^!-'*-\[\]-~]")
 
 _PROTOCOLS = {
     (False, False, False): "SMTP",
@@ -57,7 +59,9 @@ class ReceivedWriter:
         is_utf8 = envelope is not None and envelope.is_smtputf8
         protocol = _PROTOCOLS[facts.is_extended, tls is not None, is_utf8]
         if tls is not None:
-            protocol = f"{protocol} ({tls.protocol} {tls.cipher})"
+            granted = facts.client.certificate
+            shown = f"\r\n\t(cert {_NOT_IN_COMMENT.sub('?', granted)})" if granted else ""
+            protocol = f"{protocol} ({tls.protocol} {tls.cipher}){shown}"
         recipient = ""
         if envelope is not None and len(envelope.recipients) == 1:
             address = envelope.recipients[0].address

@@ -179,4 +179,10 @@ def _tls_of(settings: Settings) -> ServerTls | None:
         return None
     from fastsmtp.tls import ServerTls, read_configured
 
-    return ServerTls(*read_configured(settings.tls), minimum=settings.tls.minimum)
+    tls = settings.tls
+    authorities = None
+    if settings.listen.tls != "off" and tls.client_ca and settings.certificates:
+        from fastsmtp.authorities import read_authorities
+
+        authorities = read_authorities(tls.client_ca, tls.client_crl)
+    return ServerTls(*read_configured(tls), minimum=tls.minimum, ciphers=tls.ciphers, authorities=authorities)

@@ -49,7 +49,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from fastsmtp.tls_asking import AskingContext, AskingObject
 
 # For the peer's close_notify once we have said ours.  SMTP has ended by QUIT long before; many never send it.
 SHUTDOWN_TIMEOUT_S = 3.0
@@ -65,7 +68,7 @@ class Raised(NamedTuple):
     """The handshake is complete: write to transport from now on; ssl_object knows what was agreed on."""
 
     transport: asyncio.Transport
-    ssl_object: ssl.SSLObject
+    ssl_object: ssl.SSLObject | AskingObject
 
 
 class Failed(NamedTuple):
@@ -90,7 +93,7 @@ class Upgrade(asyncio.BufferedProtocol, asyncio.Transport):
         loop: asyncio.AbstractEventLoop,
         raw: asyncio.Transport,
         protocol: asyncio.BufferedProtocol,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | AskingContext,
         *,
         timeout_s: float,
         done: Callable[[Outcome], None],
@@ -104,7 +107,9 @@ class Upgrade(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_closing = False
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._ssl: ssl.SSLObject | AskingObject = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=True
+        )
         self._timer: asyncio.TimerHandle | None = loop.call_later(timeout_s, self._fail, "timeout")
         if raw.is_closing():
             loop.call_soon(self._fail, "connection lost")

@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
-from fastsmtp.certificate import not_after, self_made
+from fastsmtp.authorities import Authorities, concerns, read_authorities
+from fastsmtp.certificate import key_concern, not_after, self_made
 from fastsmtp.config.endpoint import parse_endpoint
 from fastsmtp.config.host import Host
 from fastsmtp.config.lists import Lists
@@ -110,11 +111,12 @@ class ServerPlan:
                 raise ConfigError(*faults)
             pem = self._pem | self._pem_of(files)
             for table in self._tls:
-                ServerTls(*_credentials(table, pem, self._made.get(table)), minimum=table.minimum)
+                self._engine(table, pem)
 
     def replace(self, files: Mapping[str, bytes]) -> bool:
         self.replace_tls(files)
         self.replace_lists(files)
+        self._warn_of_authorities(files)
         return True
 
     def renew(self) -> ServerPlan:
@@ -173,6 +175,9 @@ class ServerPlan:
             for name, credentials in [("", default), *names.items()]:
                 if credentials is self._made.get(table):
                     continue
+                concern = key_concern(credentials.certificate)
+                if concern:
+                    self.log.line("notice", what=credentials.origin, reason=concern)
                 left_s = not_after(credentials.certificate) - time.time()
                 if left_s < WARN_S:
                     days = int(left_s // 86_400)
@@ -180,6 +185,16 @@ class ServerPlan:
                     self.log.line(
                         "cert_expires", file=credentials.origin, server_name=name or None, reason=reason
                     )
+
+        self._warn_of_authorities(self._pem)
+
+    def _warn_of_authorities(self, files: Mapping[str, bytes]) -> None:
+        """What client certificates fail for, or soon will, where one of these files has to do with it."""
+        for table in self._tls:
+            if table.client_ca in files or table.client_crl in files:
+                authorities = self._authorities(table, self._pem)
+                for file, reason in [] if authorities is None else concerns(authorities, time.time()):
+                    self.log.line("authority_warning", file=file, reason=reason)
 
     def _tables(self) -> list[Tls]:
         """Each [tls] table that a listener uses, once."""
@@ -195,7 +210,29 @@ class ServerPlan:
         if not table.certificate:
             # Kept: a worker could not read it any more.
             self._made[table] = self_made(pathlib.Path(self.state), self.loaded.config.hostname)
-        return ServerTls(*_credentials(table, self._pem, self._made.get(table)), minimum=table.minimum)
+        if self._asks(table):
+            read_authorities(table.client_ca, table.client_crl)
+            for path in filter(None, (table.client_ca, table.client_crl)):
+                self._pem.setdefault(path, pathlib.Path(path).read_bytes())
+        return self._engine(table, self._pem)
+
+    def _engine(self, table: Tls, pem: Mapping[str, bytes]) -> ServerTls:
+        return ServerTls(
+            *_credentials(table, pem, self._made.get(table)),
+            minimum=table.minimum,
+            ciphers=table.ciphers,
+            authorities=self._authorities(table, pem),
+        )
+
+    def _asks(self, table: Tls) -> bool:
+        """Clients are asked for certificates: somebody is to know them, and they are to be of use."""
+        return bool(table.client_ca and self.loaded.config.relay.certificates)
+
+    def _authorities(self, table: Tls, pem: Mapping[str, bytes]) -> Authorities | None:
+        if not self._asks(table):
+            return None
+        crl = pem[table.client_crl] if table.client_crl else b""
+        return Authorities(pem[table.client_ca], crl, table.client_ca, table.client_crl)
 
     def _keys(self) -> Iterator[str]:
         for table in self._tls:
@@ -211,8 +248,12 @@ class ServerPlan:
             return
         self._pem |= changed
         for table, server_tls in self._tls.items():
-            if any(path in changed for pair in _pairs(table) for path in pair):
-                server_tls.replace(*_credentials(table, self._pem, self._made.get(table)))
+            files_of_it = {table.client_ca, table.client_crl}.union(*_pairs(table))
+            if not files_of_it.isdisjoint(changed):
+                server_tls.replace(
+                    *_credentials(table, self._pem, self._made.get(table)),
+                    self._authorities(table, self._pem),
+                )
 
     # --- lists -------------------------------------------------------------------------------------
 

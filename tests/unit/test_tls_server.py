@@ -201,15 +201,6 @@ def test_the_age_of_the_ticket_keys_is_known(default: Credentials) -> None:
     assert ServerTls(default, clock=lambda: 42.0).made_at == 42.0
 
 
-def test_another_engine_comes_in_as_a_context(default: Credentials) -> None:
-    class Engine(ssl.SSLContext):
-        pass
-
-    server = ServerTls(default, make_context=lambda: Engine(ssl.PROTOCOL_TLS_SERVER))
-    assert isinstance(server.context, Engine)
-    assert shake(server)[0].protocol == "TLSv1.3"
-
-
 def test_a_key_never_stands_in_a_repr(default: Credentials) -> None:
     assert repr(default) == "Credentials('default.example.pem')"
 

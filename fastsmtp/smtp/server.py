@@ -99,6 +99,8 @@ class Server:
         values = dict(self._config)
         values["listen"] = [self._listener]
         values.setdefault("accept", [{"domain": ["*"], "deliver": "discard"}])
+        # The sink is the caller's: there is no queue of ours between it and the client.
+        values["deliver"] = {"queue": False, **values.get("deliver", {})}
         loaded = load(values=values)
         settings = loaded.settings
         own_stages = load_stages([one.policy for one in settings])

@@ -255,6 +255,13 @@ EVENTS: dict[str, Event] = {
         "A DNS list passed its hourly test: how many clients it named since the last one, how fast it answered",
         ("worker", "found", "took_ms", "what"),
     ),
+    # p0f.
+    "fingerprints_down": Event(
+        WARNING,
+        "p0f can't be asked; nothing is known of clients' systems until it answers again",
+        ("what", "reason"),
+    ),
+    "fingerprints_up": Event(NOTICE, "p0f answers again", ("what",)),
     # What clients do wrong.
     "violation": Event(
         NOTICE,

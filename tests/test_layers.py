@@ -49,6 +49,7 @@ RANKS = {
         "reply",
         "address",
         "message",
+        "fingerprint",
     ],
     2: ["config"],
     3: [
@@ -62,6 +63,7 @@ RANKS = {
         "resolver",
         "listcare",
         "authorities",
+        "p0f",
         "certificate",
         "tls",
         "tls_asking",

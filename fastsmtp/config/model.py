@@ -402,6 +402,47 @@ class RequireTls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class P0fMatch:
+    """[[policy.p0f.match]]: what a system costs; the first that fits counts."""
+
+    os: str = field(
+        metadata=about(
+            'the system as p0f names it, "*" for any text; "" for one that it doesn\'t know',
+            example='"Windows *"',
+        )
+    )
+    score: int = field(default=0, metadata=about("for such a client", low=-1_000, high=1_000))
+    delay_s: float = field(
+        default=0.0,
+        metadata=about("before the reply to each RCPT", unit="s", low=0, high=DELAY_MOST_S),
+    )
+    mode: str = field(default="enforce", metadata=_RULE_MODE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class P0f:
+    """Which system the client runs, as p0f 3 tells from its packets; asked when it connects."""
+
+    socket: str = field(
+        default="",
+        metadata=about(
+            "p0f's (p0f -s); workers must be able to open it",
+            form="path",
+            shown="none, not asked",
+            example='"/run/p0f.sock"',
+        ),
+    )
+    timeout_s: float = field(
+        default=0.5, metadata=about("then nothing is known, and nothing happens", unit="s", low=0.01, high=10)
+    )
+    header: bool = field(
+        default=False, metadata=about("X-P0F-OS and X-P0F-Link for the next hop; foreign copies are removed")
+    )
+    mode: str = field(default="enforce", metadata=_RULE_MODE)
+    match: tuple[P0fMatch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SignatureRule:
     """How the first line of a part must not begin (docs/signatures.md); found while the message streams in."""
 
@@ -524,6 +565,7 @@ class Policy:
     reverse_dns: ReverseDns = ReverseDns()
     tarpit: Tarpit = Tarpit()
     require_tls: tuple[RequireTls, ...] = ()
+    p0f: P0f = P0f()
     signatures: SignatureRule = SignatureRule()
     python: tuple[PythonStage, ...] = ()
 

@@ -8,7 +8,6 @@ from typing import Final
 
 KEYS: Final = frozenset({
     "queue_user",
-    "policy.p0f",
     "metrics",
 })  # fmt: skip
 

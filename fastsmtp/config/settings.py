@@ -45,6 +45,7 @@ from fastsmtp.config.names import (
 )
 from fastsmtp.config.patterns import NO_PATTERNS, AddressPatterns, parse_pattern, parse_patterns
 from fastsmtp.config.routes import Route, RouteTable, Routing, Rule, Source
+from fastsmtp.config.systems import NO_SYSTEMS, Systems
 from fastsmtp.config.tcprules import Rules, parse_rules
 from fastsmtp.config.zones import Answers, Zone
 from fastsmtp.errors import ConfigError
@@ -130,6 +131,7 @@ class Settings:
     certificates  client certificates that may relay, each as names.parse_certificate has it; asked for are the
                 clients of certificates_from, on listeners whose tls has a client_ca
     badmailfrom, badrcptto   the patterns of both;  require_tls  those of its rules, by mode: "enforce", "observe"
+    systems     [[policy.p0f.match]]
     signatures  of policy.signatures.file; None where there are none, or the rule is off
     tls         certificates and versions of this listener; whether TLS is offered says listen.tls
     is_compatible   qmail's reply codes where they differ from ours
@@ -160,6 +162,7 @@ class Settings:
     badmailfrom: AddressPatterns = NO_PATTERNS
     badrcptto: AddressPatterns = NO_PATTERNS
     require_tls: Mapping[str, AddressPatterns] = field(default_factory=dict)
+    systems: Systems = NO_SYSTEMS
     signatures: Signatures | None = None
     tls: Tls = field(default_factory=Tls)
     is_compatible: bool = False
@@ -266,6 +269,7 @@ def compile_settings(
                 )
                 for mode in ("enforce", "observe")
             },
+            systems=Systems(rule for rule in policy.p0f.match if rule.mode != "off"),
             signatures=compiler.signatures(policy.signatures),
             tls=listen.tls_table or config.tls,
             is_compatible=bool(config.qmail) if config.compatible is None else config.compatible,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from fastsmtp.fingerprint import Fingerprint
 from fastsmtp.reply import Reply
 
 
@@ -137,6 +138,15 @@ class Name(Effect):
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+
+class Fingerprinted(Effect):
+    """What p0f knows of the client."""
+
+    __slots__ = ("fingerprint",)
+
+    def __init__(self, fingerprint: Fingerprint) -> None:
+        self.fingerprint = fingerprint
 
 
 class ListFailed(Effect):

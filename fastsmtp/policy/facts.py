@@ -17,6 +17,7 @@ from fastsmtp._body import HeaderFacts
 from fastsmtp._parser import Path
 from fastsmtp._signatures import SignatureHit
 from fastsmtp.address import Address
+from fastsmtp.fingerprint import Fingerprint
 from fastsmtp.message import Envelope
 from fastsmtp.policy.decision import Decision, Held, Tag
 
@@ -111,6 +112,7 @@ class Client:
     has_pass     waited and delivered within greeting_pass_h
     connections  open ones of this client, this one included, all workers together
     rates        events in the last minute by decision.Token, before the one under decision; 0 where no limit asks
+    fingerprint  what p0f knows of it (fastsmtp.fingerprint.Fingerprint), or None
     environment  variables of the rules file and of the process (RELAYCLIENT, DENYMAIL ...), for qmail-queue's child too
     """
 
@@ -119,6 +121,7 @@ class Client:
         "certificate",
         "connections",
         "environment",
+        "fingerprint",
         "has_pass",
         "may_relay",
         "name",
@@ -138,6 +141,7 @@ class Client:
         self.certificate = ""
         self.has_pass = False
         self.connections = 0
+        self.fingerprint: Fingerprint | None = None
         # One for all clients until a limit asks: an idle connection shall hold almost nothing.
         self.rates: Sequence[int] = NO_RATES
         self.environment: Mapping[str, str] = NO_ENVIRONMENT

@@ -35,6 +35,6 @@ def write(name: str, facts: Facts) -> bytes:
     return ("\r\n".join(lines) + "\r\n").encode()
 
 
-def foreign(name: bytes, header: HeaderFacts) -> list[tuple[int, int]]:
-    """(offset, length) in the body of every field of this lower-case name, in order."""
-    return [(offset, length) for field, offset, length in header.fields if field == name]
+def foreign(names: tuple[bytes, ...], header: HeaderFacts) -> list[tuple[int, int]]:
+    """(offset, length) in the body of every field of these lower-case names, in order."""
+    return [(offset, length) for field, offset, length in header.fields if field in names]

@@ -22,6 +22,7 @@ from fastsmtp.policy import (
     limits,
     message,
     mfcheck,
+    p0f,
     rblsmtpd,
     relay,
     require_tls,
@@ -74,7 +75,7 @@ def stages_of(
             said.append(Stage("score", phase, score.check_score))
             if is_observing(settings, own):
                 said.append(Stage("score", phase, score.check_observed_score, mode="observe"))
-    if settings.policy.header:
+    if foreign_names(settings):
         said.append(Stage("header", Phase.END, score.refuse_long_header))
     if settings.accept.asks:
         said.append(Stage("callout", Phase.RCPT, callout.ask_next_hop, is_check=False))
@@ -93,6 +94,14 @@ def _rules(settings: Settings) -> Iterable[Stage]:
     yield Stage("reverse_dns", Phase.CONNECT, reverse_dns.check_reverse_name, mode=reverse_mode, asks=True)
     if settings.rhsbl.get("ptr"):
         yield Stage("rhsbl", Phase.CONNECT, rhsbl.ask_of_reverse_name, asks=True)
+    if policy.p0f.socket:
+        mode = cast(Mode, policy.p0f.mode)
+        yield Stage("p0f", Phase.CONNECT, p0f.ask_about_client, mode=mode, on_error="pass")
+        if any(rule.delay_s for rule in policy.p0f.match):
+            yield Stage("p0f", Phase.RCPT, p0f.slow_recipient, mode=mode, on_error="pass")
+        if policy.p0f.header:
+            # What it tells is no judgement: told while rules only observe, too.
+            yield Stage("p0f", Phase.END, p0f.add_fields, is_check=False, on_error="pass")
     yield Stage("helo", Phase.HELO, helo.check_name, mode=helo_mode)
     yield Stage("helo", Phase.HELO, helo.check_existence, mode=helo_mode, asks=True)
     if settings.rhsbl.get("helo"):
@@ -125,11 +134,19 @@ def _rules(settings: Settings) -> Iterable[Stage]:
         yield Stage("signatures", Phase.END, signatures.check_signatures, mode=mode)
 
 
+def foreign_names(settings: Settings) -> tuple[bytes, ...]:
+    """The fields, in lower case, in which we speak to the next hop, and nobody else may."""
+    policy = settings.policy
+    names = (policy.header, p0f.OS_FIELD, p0f.LINK_FIELD) if policy.p0f.header else (policy.header,)
+    return tuple(name.lower().encode() for name in names if name)
+
+
 def has_scores(settings: Settings) -> bool:
     """True when some rule of ours may give a score."""
     policy = settings.policy
     has_lists = bool(settings.lists) or any(settings.rhsbl.values())
-    return has_lists or bool(policy.helo.score) or bool(policy.reverse_dns.score)
+    has_systems = bool(policy.p0f.socket) and any(rule.score for rule in policy.p0f.match)
+    return has_lists or has_systems or bool(policy.helo.score) or bool(policy.reverse_dns.score)
 
 
 def is_observing(settings: Settings, own: Iterable[Stage]) -> bool:
@@ -141,4 +158,6 @@ def is_observing(settings: Settings, own: Iterable[Stage]) -> bool:
         or any(zone.is_observed for zone in zones)
         or any(stage.mode == "observe" for stage in own)
         or any(rule.score and rule.mode == "observe" for rule in (policy.helo, policy.reverse_dns))
+        or any(rule.score and rule.mode == "observe" for rule in policy.p0f.match)
+        or policy.p0f.mode == "observe"
     )

@@ -27,7 +27,18 @@ from typing import Any, Protocol, cast
 
 from fastsmtp import reply
 from fastsmtp.config.settings import Settings
-from fastsmtp.policy.decision import PASSED, Decision, Effect, Held, ListFailed, Name, Tag, Verdict, defer
+from fastsmtp.policy.decision import (
+    PASSED,
+    Decision,
+    Effect,
+    Fingerprinted,
+    Held,
+    ListFailed,
+    Name,
+    Tag,
+    Verdict,
+    defer,
+)
 from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.stage import Asking, Failed, Mode, Question, Stage
 
@@ -309,7 +320,7 @@ class Plan:
 
 
 # What an observed rule may still have: words, names and what is told about lists.
-_HARMLESS = frozenset({Tag, Name, ListFailed})
+_HARMLESS = frozenset({Tag, Name, Fingerprinted, ListFailed})
 
 
 def _observed(effect: Effect) -> Effect:

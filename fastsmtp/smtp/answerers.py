@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from fastsmtp.config.settings import Settings
+from fastsmtp.fingerprint import P0fQuestion
 from fastsmtp.log import Log
+from fastsmtp.p0f import P0f
 from fastsmtp.policy.callout import Callout
 from fastsmtp.smtp.inquiry import Answerer
 
@@ -24,7 +26,8 @@ class ClosableAnswerer(Answerer, Protocol):
 
 def answerers_of(settings: Sequence[Settings], log: Log) -> dict[type, ClosableAnswerer]:
     """By the class of the question; on the running loop."""
-    found: dict[type, ClosableAnswerer] = {}
+    # A connection is made with the first question.
+    found: dict[type, ClosableAnswerer] = {P0fQuestion: P0f(now=time.monotonic, log=log)}
     if any(one.accept.asks for one in settings):
         from fastsmtp.delivery.callout import make_callouts
 

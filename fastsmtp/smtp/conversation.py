@@ -29,6 +29,7 @@ from fastsmtp.policy.decision import (
     Decision,
     Delay,
     Effect,
+    Fingerprinted,
     Grant,
     GrantPass,
     Held,
@@ -316,13 +317,14 @@ class Conversation:
         prefix = profile.received.field(head, facts, f"{facts.session_id}.{facts.messages + 1}")
         if self._headers is not None:
             prefix = b"".join((prefix, *self._headers))
-        field_name = profile.field_name
-        if field_name:
-            if facts.tags or facts.score:
-                prefix += header.write(profile.settings.policy.header, facts)
-            if not facts.client.may_relay and facts.header.has(field_name):  # type: ignore[union-attr]
-                # Who is outside can't speak in our name.
-                transaction.cut(header.foreign(field_name, facts.header))  # type: ignore[arg-type]
+        if (facts.tags or facts.score) and profile.settings.policy.header:
+            prefix += header.write(profile.settings.policy.header, facts)
+        if not facts.client.may_relay:
+            for name in profile.foreign:
+                if facts.header.has(name):  # type: ignore[union-attr]
+                    # Who is outside can't speak in our name.
+                    transaction.cut(header.foreign(profile.foreign, facts.header))  # type: ignore[arg-type]
+                    break
         answer = transaction.commit(prefix)
         if type(answer) is Reply and not delay_s:
             self.transaction = None
@@ -524,6 +526,8 @@ class Conversation:
                 facts.note(phase, effect)  # type: ignore[arg-type]
             elif kind is Name:
                 facts.client.name = effect.name  # type: ignore[attr-defined]
+            elif kind is Fingerprinted:
+                facts.client.fingerprint = effect.fingerprint  # type: ignore[attr-defined]
             elif kind is ListFailed:
                 self._profile.service.lists.failed(effect.zone)  # type: ignore[attr-defined]
             elif kind is GrantPass:

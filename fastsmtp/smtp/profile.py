@@ -16,7 +16,7 @@ from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Decision
 from fastsmtp.policy.facts import Client, Facts, Phase
 from fastsmtp.policy.reverse_dns import know_name
-from fastsmtp.policy.rules import stages_of
+from fastsmtp.policy.rules import foreign_names, stages_of
 from fastsmtp.policy.runner import Plan, Round
 from fastsmtp.policy.stage import Stage
 from fastsmtp.smtp.inquiry import Inquiry
@@ -42,13 +42,13 @@ class Profile:
     namer          asks for a client's name, where the rules of tcpserver have names; else None
     localiphost    what our own address in brackets stands for; b"" for nothing
     counts_*       whether a limit asks for this rate, so that nothing is looked up for nothing
-    field_name     policy.header in lower case, as HeaderFacts has names; b"" for none
+    foreign        fields that are ours alone, in lower case, as HeaderFacts has names
     refusal        asked at MAIL: why the sink takes no mail now; None: it always takes some
     """
 
     __slots__ = (
         "_derived", "base", "counters", "counts_connections", "counts_handshakes", "counts_messages",
-        "counts_recipients", "field_name", "localiphost", "log", "namer", "now", "plan", "received", "refusal",
+        "counts_recipients", "foreign", "localiphost", "log", "namer", "now", "plan", "received", "refusal",
         "service", "settings", "sink",
         "terms", "tls", "xclient_terms",
     )  # fmt: skip
@@ -78,7 +78,7 @@ class Profile:
         if rules is not None and rules.is_by_name and service.resolver is not None:
             self.namer = Plan([_NAME], settings, report=self, know=service.know)
         self.localiphost = settings.localiphost.encode()
-        self.field_name = settings.policy.header.lower().encode()
+        self.foreign = foreign_names(settings)
         self.terms = session_terms(settings, has_tls=tls is not None, is_xclient_allowed=False)
         self.xclient_terms = session_terms(settings, has_tls=tls is not None, is_xclient_allowed=True)
         self.received = ReceivedWriter(settings.hostname, service.wall)

@@ -93,7 +93,7 @@ FAULTS = [
     ("[[listen]]\n[listen.limits]\nerrors = 0\n[listen.policy]\nmod = 'off'\np0f = []", [
         "F:3: listen.limits.errors: must be at least 1, not 0",
         "F:5: listen.policy.mod: no such key; did you mean 'mode'?",
-        "F:6: listen.policy.p0f: not built in this version",
+        "F:6: listen.policy.p0f: must be a table",
     ]),
     ("[[listen]]\ntls_table = {}", ["F:2: listen.tls_table: no such key"]),
     ("[[listen]]\nbare_newline = 'accept'\ngreeting_delay_s = 61", [
@@ -278,6 +278,13 @@ FAULTS = [
     ("[[policy.require_tls]]\n[[policy.require_tls]]\nsender = 'bank'", [
         "F:1: policy.require_tls.sender: is missing",
         "F:3: policy.require_tls.sender: 'bank' is none of user@host, @host, user@, .host",
+    ]),
+    ("[policy.p0f]\nsocket = 'p0f.sock'\ntimeout_s = 0\n[[policy.p0f.match]]\nscore = 1\n"
+     "[[policy.p0f.match]]\nos = 'Windows *'\ndelay_s = 300", [
+        "F:2: policy.p0f.socket: path 'p0f.sock' must begin with /",
+        "F:3: policy.p0f.timeout_s: must be at least 0.01, not 0.0",
+        "F:4: policy.p0f.match.os: is missing",
+        "F:8: policy.p0f.match.delay_s: must be at most 225.0, not 300.0",
     ]),
     # what isn't built yet
     # the queue

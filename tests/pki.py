@@ -59,7 +59,7 @@ class Authority:
         common: str,
         *,
         above: Authority | None = None,
-        days: tuple[float, float] = (-10, 10),
+        days: tuple[float, float] = (-10, 100),
         key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
     ) -> None:
         self.key = key or ec.generate_private_key(ec.SECP256R1())
@@ -114,7 +114,7 @@ class Authority:
             ),
         )
 
-    def revoke(self, *pairs: Pair, days: tuple[float, float] = (-1, 5)) -> bytes:
+    def revoke(self, *pairs: Pair, days: tuple[float, float] = (-1, 50)) -> bytes:
         """Its revocation list, PEM: these are no longer valid."""
         builder = (
             x509.CertificateRevocationListBuilder()

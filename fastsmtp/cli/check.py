@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -123,8 +124,6 @@ def _authorities(loaded: Loaded) -> list[str]:
         if not table.client_ca or files in seen:
             continue
         seen.add(files)
-        import time
-
         from fastsmtp.authorities import concerns, read_authorities
 
         said = {

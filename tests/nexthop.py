@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,7 @@ DEFAULTS: dict[bytes, bytes] = {
     b"RSET": b"250 2.0.0 Ok",
     b"QUIT": b"221 2.0.0 Bye",
     b"XCLIENT": b"220 hop ESMTP",
+    b"STARTTLS": b"220 2.0.0 Go on",
     b"XFORWARD": b"250 2.0.0 Ok",
 }
 
@@ -56,6 +58,8 @@ class NextHop:
         has_proxy: bool = False,
         reads_text: bool = True,
         stops_reading: bool = False,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._answers: dict[bytes, Answer | list[Answer]] = {
             key: answer if isinstance(answer, bytes | Act) else list(answer)
@@ -75,7 +79,12 @@ class NextHop:
         self.messages: list[bytes] = []
         self.proxies: list[bytes] = []
         self.connections = 0
-        self.port = 0
+        self.port = port
+        self._tls = tls
+        self.peers: list[str] = []
+        self.secured: list[bool] = []  # of each message: whether it came by TLS
+        self.tls_objects: list[ssl.SSLObject] = []
+        self.most = 0
 
     @property
     def dest(self) -> str:
@@ -131,6 +140,8 @@ class NextHop:
         self._tasks.add(task)
         self._writers.add(writer)
         self.connections += 1
+        self.most = max(self.most, len(self._writers))
+        self.peers.append((writer.get_extra_info("peername") or ("",))[0])
         try:
             if self._has_proxy:
                 self.proxies.append(await reader.readline())
@@ -138,7 +149,7 @@ class NextHop:
             while line := (await reader.readline()).removesuffix(b"\r\n"):
                 self.lines.append(line)
                 await self._command(line, reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, EOFError, asyncio.CancelledError):
+        except (ConnectionError, asyncio.IncompleteReadError, EOFError, asyncio.CancelledError, ssl.SSLError):
             pass  # the task ends here: 3.11's streams complain of a cancelled one
         finally:
             self._tasks.discard(task)
@@ -152,6 +163,9 @@ class NextHop:
             await self._answer(writer, b".")
             return
         answer = await self._answer(writer, line)
+        if verb == b"STARTTLS" and answer.startswith(b"220") and self._tls is not None:
+            await writer.start_tls(self._tls)
+            self.tls_objects.append(writer.get_extra_info("ssl_object"))
         if verb == b"DATA" and self._stops_reading:
             await asyncio.Event().wait()
         if verb == b"DATA" and answer.startswith(b"354") and self._reads_text:
@@ -159,6 +173,7 @@ class NextHop:
             while lines[-1] != b".\r\n":
                 lines.append(await reader.readuntil(b"\r\n"))
             self.messages.append(b"".join(lines[:-1]))
+            self.secured.append(writer.get_extra_info("ssl_object") is not None)
             await self._answer(writer, b".")
 
     async def _answer(self, writer: asyncio.StreamWriter, line: bytes) -> bytes:
@@ -190,6 +205,8 @@ class NextHop:
         verb = line.split(b" ")[0].upper()
         if verb in {b"EHLO", b"LHLO"}:
             lines = [b"hop", *self._extensions]
+            if self._tls is not None and len(self.tls_objects) < self.connections:
+                lines.append(b"STARTTLS")
             last = len(lines) - 1
             return b"\r\n".join(
                 b"250%b%b" % (b" " if at == last else b"-", text) for at, text in enumerate(lines)

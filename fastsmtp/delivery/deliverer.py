@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from fastsmtp import errors, reply
 from fastsmtp.address import Address
@@ -32,7 +32,7 @@ from fastsmtp.delivery.lane import Lane, Pending
 from fastsmtp.delivery.mx import TTL_S, Found, Host, IsUs, find_hosts
 from fastsmtp.delivery.outcome import Outcome, Retry
 from fastsmtp.delivery.site import Need, Site
-from fastsmtp.delivery.source import REST_S, Sources
+from fastsmtp.delivery.source import REST_S, Sources, SourceState
 from fastsmtp.delivery.starttls import OutgoingTls, RuleFor, rule_of_route
 from fastsmtp.log import Log
 from fastsmtp.message import Recipient
@@ -43,6 +43,11 @@ Done = Callable[[list[Outcome]], object]
 
 KINDS = frozenset({"mx", "smtp", "lmtp", "lmtp+unix"})
 """The destinations that are delivered here."""
+
+_FIRST = (0,)
+
+# Routes whose Needs are kept ready.
+ROUTES_MAX = 10_000
 
 # How often deadlines are looked at, in seconds.
 TICK_S = 1.0
@@ -73,13 +78,14 @@ class _Batch:
         self._done: Done | None = done
 
     def settle(self, places: Sequence[int], outcomes: Sequence[Outcome]) -> None:
+        mine = self.outcomes
         for place, outcome in zip(places, outcomes, strict=True):
-            if self.outcomes[place] is None:
+            if mine[place] is None:
                 self._left -= 1
-                self.outcomes[place] = outcome
+                mine[place] = outcome
         if not self._left and self._done is not None:
             done, self._done = self._done, None
-            done([outcome for outcome in self.outcomes if outcome is not None])
+            done(cast("list[Outcome]", mine))
 
 
 class Deliverer:
@@ -94,7 +100,8 @@ class Deliverer:
     processes  that share the limits of a source
     port       of servers found by MX
     rule_for   which TLS a host must have
-    random     for shuffling and choosing; seeded by the kernel, after the fork, when not given
+    chance     for shuffling and choosing; seeded by the kernel, after the fork, when not given
+    tick_s     how often deadlines are looked at
     """
 
     def __init__(
@@ -112,6 +119,7 @@ class Deliverer:
         tls: OutgoingTls | None = None,
         log: Log | None = None,
         chance: random.Random | None = None,
+        tick_s: float = TICK_S,
     ) -> None:
         self.remote = remote
         self.log = log
@@ -119,6 +127,7 @@ class Deliverer:
         self.chance = chance or random.Random(random.SystemRandom().getrandbits(128))  # noqa: S311 - no secret
         self.sources = Sources(hostname, self.chance.random, processes)
         self.port = port
+        self._tick_s = tick_s
         self._dialer = Dialer(self, tls or OutgoingTls(remote), rule_for)
         self._resolver = resolver
         self._resolve = resolve
@@ -128,6 +137,9 @@ class Deliverer:
         self._sites: dict[object, Site] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._futures: set[asyncio.Future[list[Outcome]]] = set()
+        self._needs: dict[tuple[int, SourceState], Need] = {}
+        self._routes: list[Route] = []
+        self._clock: Callable[[], float] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -155,21 +167,28 @@ class Deliverer:
 
     def put(self, stored: Stored, recipients: Sequence[Recipient], dest: str | Route, done: Done) -> None:
         """The same without a coroutine: done(outcomes) is called once, perhaps from within."""
+        now = self.now()
         batch = _Batch(len(recipients), done)
+        if len(recipients) == 1:
+            recipient = recipients[0]
+            route = dest if isinstance(dest, Route) else self._route(stored, recipient, dest)
+            known = self._known.get(_key(route, recipient.domain))
+            if known is not None and known.until_s > now and known.site is not None:
+                self._put_one(known.site, batch, stored, recipients, _FIRST, route, now)
+                return
         wanted: dict[tuple[Route, bytes], list[int]] = {}
         for place, recipient in enumerate(recipients):
             route = dest if isinstance(dest, Route) else self._route(stored, recipient, dest)
             domain = recipient.domain if route.dest.kind == "mx" else b""
             wanted.setdefault((route, domain), []).append(place)
-        now = self.now()
-        known: list[tuple[Route, list[int], _Known]] = []
+        found: list[tuple[Route, list[int], _Known]] = []
         for (route, domain), places in wanted.items():
-            entry = self._known.get(_key(route, domain))
-            if entry is None or entry.until_s <= now:
+            known = self._known.get(_key(route, domain))
+            if known is None or known.until_s <= now:
                 self._spawn(self._find_first(batch, stored, recipients, wanted))
                 return
-            known.append((route, places, entry))
-        self._hand_out(batch, stored, recipients, known, now)
+            found.append((route, places, known))
+        self._hand_out(batch, stored, recipients, found, now)
 
     def _route(self, stored: Stored, recipient: Recipient, dest: str) -> Route:
         return self.routing.find(stored.envelope.sender, recipient.domain, stored.origins.listener, dest)
@@ -216,8 +235,8 @@ class Deliverer:
         site: Site,
         batch: _Batch,
         stored: Stored,
-        recipients: list[Recipient],
-        places: list[int],
+        recipients: Sequence[Recipient],
+        places: Sequence[int],
         route: Route,
         now: float,
     ) -> None:
@@ -237,14 +256,28 @@ class Deliverer:
         who: object = None
         if pending.identity is not None and not pending.forwards:
             who = tuple(pending.identity.attributes.values())
-        site.put(Need(source, route.tls, route.ca, route.pass_client, who), pending)
+        if who is None:
+            need = self._needs.get((id(route), source))
+            if need is None:
+                need = Need(source, route.tls, route.ca, route.pass_client)
+                if len(self._routes) >= ROUTES_MAX:
+                    self._routes.clear()
+                    self._needs.clear()
+                self._routes.append(route)  # kept, so that no other one gets its id
+                self._needs[id(route), source] = need
+        else:
+            need = Need(source, route.tls, route.ca, route.pass_client, who)
+        site.put(need, pending, now)
         if self._timer is None and not self._is_closed:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
     # --- what a site asks -----------------------------------------------------------------------------
 
     def now(self) -> float:
-        return asyncio.get_running_loop().time()
+        """The loop's clock; the loop is that of the first call."""
+        if self._clock is None:
+            self._clock = asyncio.get_running_loop().time
+        return self._clock()
 
     def elsewhere(self, site: Site, pending: Pending, error: errors.SourceUnusable) -> None:
         """Its source can't be used: another one of the route's where that is allowed, or a later attempt."""
@@ -357,7 +390,7 @@ class Deliverer:
         if len(self._known) > 10_000:
             self._known = {place: entry for place, entry in self._known.items() if entry.until_s > now}
         if self._sites and not self._is_closed:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
     def freed(self, lane: Lane) -> None:
         """A source with a limit has room: others wait for it."""
@@ -375,13 +408,13 @@ class Deliverer:
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
+        for future in list(self._futures):
+            future.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for site in list(self._sites.values()):
             await site.close()
-        for future in list(self._futures):
-            future.cancel()
 
     @property
     def open_count(self) -> int:
@@ -390,7 +423,8 @@ class Deliverer:
 
 
 def _key(route: Route, domain: bytes) -> object:
-    return domain if route.dest.kind == "mx" else route.dest
+    """What is asked about: a domain, or a place by its DEST."""
+    return domain if route.deliver == "mx" else route.deliver
 
 
 def _no_source(route: Route) -> str:

@@ -133,9 +133,8 @@ class Site:
 
     # --- mail in ------------------------------------------------------------------------------------
 
-    def put(self, need: Need, pending: Pending) -> None:
+    def put(self, need: Need, pending: Pending, now: float) -> None:
         """One more message; it is settled later, or at once while the site pauses."""
-        now = self._dialer.now()
         self.used_s = now
         if self.paused_until_s > now:
             pending.finish(self._paused(pending))
@@ -175,7 +174,7 @@ class Site:
             task = asyncio.get_running_loop().create_task(self._open(need, waiting))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        if waiting.pending and self.open_count >= self._limit:
+        if len(self._waiting) > 1 and waiting.pending and self.open_count >= self._limit:
             self._make_room(need)
 
     @property
@@ -253,10 +252,10 @@ class Site:
             if need is not None:
                 self._waiting[need].pending.appendleft(rest)
         _settle(pending, outcomes)
-        is_put_off = all(type(outcome) is Retry for outcome in outcomes)
-        if is_put_off:
-            first = outcomes[0]
-            self.last = first if type(first) is Retry else self.last
+        first = outcomes[0]
+        is_put_off = type(first) is Retry and all(type(outcome) is Retry for outcome in outcomes)
+        if type(first) is Retry and is_put_off:
+            self.last = first
         self._feel(is_good=not is_put_off)
 
     def _moves(self, lane: Lane, pending: Pending, outcome: object) -> bool:
@@ -419,7 +418,7 @@ class Site:
         for one in waiting.pending:
             one.finish(failed)
         waiting.pending.clear()
-        if not self._needs:
+        if not self._needs and self.paused_until_s <= self._dialer.now():
             self.pause(failed.reason)
 
     def pause(self, reason: str) -> None:
@@ -524,6 +523,10 @@ def _is_empty(waiting: Waiting) -> bool:
 
 def _settle(pending: Pending, outcomes: Sequence[Outcome | None]) -> None:
     """Say what is decided to who waits for it."""
+    if len(outcomes) == 1:
+        if outcomes[0] is not None:
+            pending.settle(pending.places, (outcomes[0],))
+        return
     places, decided = [], []
     for place, outcome in zip(pending.places, outcomes, strict=True):
         if outcome is not None:

@@ -1,0 +1,629 @@
+"""Mail out of the queue to scripted next hops on loopback: what arrives, who is next, what each recipient becomes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastsmtp import errors, reply
+from fastsmtp.delivery.deliverer import Deliverer
+from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
+from fastsmtp.log import ListLog
+from tests.delivering import PATIENCE_S, Stored, make, rcpt, route, to
+from tests.fakes.zone import AAAA, MX, A, Zone
+from tests.integration.postfix import free_port
+from tests.nexthop import DROP, EXTENSIONS, RESET, SILENCE, Answer, NextHop
+
+CHUNKING = (*EXTENSIONS, b"CHUNKING")
+PLAIN = tuple(word for word in EXTENSIONS if word != b"PIPELINING")
+BODY = b"Subject: Hello\r\n\r\n.dot\r\n..\r\nText\r\n"
+STUFFED = b"Received: here\r\nSubject: Hello\r\n\r\n..dot\r\n...\r\nText\r\n"
+
+
+def run(work: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await work
+
+    asyncio.run(bounded())
+
+
+def scenario(deliverer: Deliverer, *hops: NextHop) -> Callable[[Callable[[], Awaitable[None]]], None]:
+    """Run a test with these next hops open."""
+
+    def with_all(test: Callable[[], Awaitable[None]]) -> None:
+        async def main() -> None:
+            for hop in hops:
+                await hop.__aenter__()
+            try:
+                await test()
+            finally:
+                await deliverer.close()
+                for hop in hops:
+                    await hop.__aexit__(None, None, None)
+
+        run(main())
+
+    return with_all
+
+
+def shown(outcomes: list[Outcome]) -> str:
+    return "".join(type(outcome).__name__[0] for outcome in outcomes)
+
+
+def three(port: int, hosts: int = 2) -> Zone:
+    """example.org with servers at 127.0.0.2, .3 ..., in this order."""
+    zone: dict[tuple[str, int], Any] = {
+        ("example.org", MX): [(10 * at, f"mx{at}.example.org") for at in range(1, hosts + 1)]
+    }
+    zone |= {(f"mx{at}.example.org", A): [f"127.0.0.{at + 1}"] for at in range(1, hosts + 1)}
+    return zone
+
+
+# --- what arrives ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extensions", [EXTENSIONS, CHUNKING, PLAIN, (*PLAIN, b"CHUNKING"), ()])
+@pytest.mark.parametrize("in_file", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize("body", [BODY, BODY * 20_000, BODY.removesuffix(b"\r\n"), b"", b".\r\n"], ids=len)
+def test_the_message_arrives_as_it_is(extensions: tuple[bytes, ...], in_file: bool, body: bytes) -> None:
+    hop = NextHop(extensions=extensions)
+    deliverer = make()
+    stored = Stored(body, in_file=in_file, piece_bytes=70_001)
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for _ in range(2):
+            outcomes = await deliverer.deliver(stored, to(b"joe@example.org"), hop.dest)
+            assert shown(outcomes) == "D"
+        if b"CHUNKING" in extensions:
+            assert hop.messages == [stored.whole] * 2
+        else:
+            lines = stored.whole.split(b"\r\n")
+            text = b"\r\n".join(b"." + line if line.startswith(b".") else line for line in lines)
+            assert hop.messages == [text if text.endswith(b"\r\n") else text + b"\r\n"] * 2
+        assert hop.connections == 1
+
+
+def test_a_pipelining_next_hop_gets_the_next_command_behind_the_text() -> None:
+    hop = NextHop()
+    deliverer = make(remote={"connections": 1})
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        work = [deliverer.deliver(Stored(BODY), to(b"joe@example.org"), hop.dest) for _ in range(20)]
+        outcomes = await asyncio.gather(*work)
+        assert {shown(one) for one in outcomes} == {"D"}
+        assert hop.messages == [STUFFED] * 20
+        assert (hop.connections, hop.verbs.count(b"MAIL"), hop.verbs.count(b"RSET")) == (1, 20, 0)
+
+
+def test_what_the_outcome_says_of_the_next_hop() -> None:
+    hop = NextHop()
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        (outcome,) = await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)
+        assert isinstance(outcome, Delivered)
+        assert (outcome.said, outcome.enhanced, outcome.remote) == (
+            "Ok: queued as 4711",
+            "2.0.0",
+            "[127.0.0.1]",
+        )
+        assert outcome.hop is not None
+        assert (outcome.hop.address, outcome.hop.port, outcome.hop.tls) == ("127.0.0.1", hop.port, "")
+
+
+def test_what_a_message_declares_is_said_where_it_is_understood() -> None:
+    hop, plain = NextHop(), NextHop(extensions=())
+    deliverer = make()
+
+    @scenario(deliverer, hop, plain)
+    async def _() -> None:
+        message = Stored("Subject: x\r\n\r\nö\r\n".encode())
+        message.envelope.body = b"8BITMIME"
+        message.envelope.ret = b"HDRS"
+        message.envelope.envid = b"e1"
+        one = rcpt(b"joe@example.org")
+        one.notify, one.orcpt = (b"FAILURE",), b"rfc822;joe@example.org"
+        assert shown(await deliverer.deliver(message, [one], hop.dest)) == "D"
+        size = len(message.whole)
+        assert hop.lines[1:3] == [
+            b"MAIL FROM:<me@home.example> SIZE=%d BODY=8BITMIME RET=HDRS ENVID=e1" % size,
+            b"RCPT TO:<joe@example.org> NOTIFY=FAILURE ORCPT=rfc822;joe@example.org",
+        ]
+        message.envelope.body = b""
+        assert shown(await deliverer.deliver(message, [one], plain.dest)) == "D"
+        assert plain.lines[1:3] == [b"MAIL FROM:<me@home.example>", b"RCPT TO:<joe@example.org>"]
+
+
+ASCII, EIGHT = b"Subject: x\r\n\r\nText\r\n", "Subject: x\r\n\r\nö\r\n".encode()
+UTF8_HEADER = "Subject: ö\r\n\r\nText\r\n".encode()
+
+
+@pytest.mark.parametrize("in_file", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize(
+    ("body", "declared", "is_utf8", "addresses", "became", "enhanced"),
+    [
+        (EIGHT, b"8BITMIME", False, (b"joe@example.org",), "F", "5.6.3"),
+        (ASCII, b"8BITMIME", False, (b"joe@example.org",), "D", ""),
+        (UTF8_HEADER, b"", True, (b"joe@example.org",), "F", "5.6.7"),
+        # SMTPUTF8 was declared and isn't needed: nothing is converted, so nothing stands in the way
+        (ASCII, b"", True, (b"joe@example.org",), "D", ""),
+        (ASCII, b"", True, ("jö@example.org".encode(), b"joe@example.org"), "FD", "5.6.7"),
+        (ASCII, b"", True, ("jö@example.org".encode(),), "F", "5.6.7"),
+    ],
+)
+def test_what_the_next_hop_cannot_carry_is_refused_and_never_converted(
+    body: bytes,
+    declared: bytes,
+    is_utf8: bool,
+    addresses: tuple[bytes, ...],
+    became: str,
+    enhanced: str,
+    in_file: bool,
+) -> None:
+    hop = NextHop(extensions=(b"PIPELINING",))
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        message = Stored(body, in_file=in_file, piece_bytes=7)
+        message.envelope.body = declared
+        message.envelope.is_smtputf8 = is_utf8
+        for _ in range(2):
+            outcomes = await deliverer.deliver(message, to(*addresses), hop.dest)
+            assert shown(outcomes) == became
+            if enhanced:
+                assert isinstance(outcomes[0], Failed)
+                assert outcomes[0].reply.enhanced == enhanced
+        assert hop.verbs.count(b"MAIL") == 2 * ("D" in became)
+        assert not any(b"SMTPUTF8" in line or b"BODY=" in line for line in hop.lines)
+
+
+def test_a_message_that_is_too_big_is_not_even_offered() -> None:
+    hop = NextHop(extensions=(b"PIPELINING", b"SIZE 100"))
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        (outcome,) = await deliverer.deliver(Stored(b"x" * 100 + b"\r\n"), to(b"joe@example.org"), hop.dest)
+        assert isinstance(outcome, Failed)
+        assert outcome.reply == reply.NEXT_HOP_TOO_SMALL
+        assert shown(await deliverer.deliver(Stored(b"x\r\n"), to(b"joe@example.org"), hop.dest)) == "D"
+        assert hop.verbs.count(b"MAIL") == 1
+
+
+@pytest.mark.parametrize("in_file", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize("body", [b"a\nb\r\n", b"a\r.\r\n", b"a\r\n.\nMAIL FROM:<x@y>\r\n", b"a\r"])
+def test_a_bare_line_end_never_leaves(body: bytes, in_file: bool) -> None:
+    hop = NextHop()
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        (outcome,) = await deliverer.deliver(Stored(body, in_file=in_file), to(b"joe@example.org"), hop.dest)
+        assert isinstance(outcome, Failed)
+        assert outcome.reply == reply.BAD_BODY
+        assert hop.messages == []
+
+
+def test_a_body_that_cannot_be_read_is_never_sent_as_a_whole() -> None:
+    for extensions in (EXTENSIONS, CHUNKING):
+        hop = NextHop(extensions=extensions)
+        deliverer = make()
+
+        async def test(hop: NextHop = hop, deliverer: Deliverer = deliverer) -> None:
+            stored = Stored(BODY * 1_000, in_file=True)
+            stored.failure = errors.StorageFailed("gone")
+            (outcome,) = await deliverer.deliver(stored, to(b"joe@example.org"), hop.dest)
+            assert isinstance(outcome, Retry)
+            assert not outcome.may_have_arrived
+            assert hop.messages == []
+            assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)) == "D"
+
+        scenario(deliverer, hop)(test)
+
+
+# --- recipients --------------------------------------------------------------------------------------
+
+
+def test_each_recipient_has_its_own_answer() -> None:
+    hop = NextHop(answers={b"RCPT TO:<no@": b"550 5.1.1 Nobody", b"RCPT TO:<later@": b"450 4.2.0 Later"})
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for _ in range(2):
+            outcomes = await deliverer.deliver(
+                Stored(), to(b"a@x.example", b"no@x.example", b"later@x.example", b"b@x.example"), hop.dest
+            )
+            assert shown(outcomes) == "DFRD"
+        assert len(hop.messages) == 2
+
+
+def test_many_recipients_share_a_transaction_up_to_the_limit() -> None:
+    hop = NextHop()
+    deliverer = make(remote={"recipients": 10, "connections": 1})
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        many = to(*(b"u%d@x.example" % at for at in range(25)))
+        assert shown(await deliverer.deliver(Stored(), many, hop.dest)) == "D" * 25
+        assert (hop.verbs.count(b"RCPT"), len(hop.messages), hop.connections) == (25, 3, 1)
+
+
+def test_domains_of_one_site_share_a_transaction() -> None:
+    port = free_port()
+    hop = NextHop(host="127.0.0.2", port=port)
+    zone = {("a.example", MX): [(5, "mx.x")], ("b.example", MX): [(7, "mx.x")], ("mx.x", A): ["127.0.0.2"]}
+    deliverer = make(zone, port=port)
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for _ in range(2):
+            outcomes = await deliverer.deliver(
+                Stored(),
+                to(b"x@a.example", b"y@b.example", b"z@a.example", b"n@nowhere.example"),
+                route("mx"),
+            )
+            assert shown(outcomes) == "DDDF"
+        assert len(hop.messages) == 2
+
+
+def test_who_has_no_room_gets_the_next_transaction() -> None:
+    hop = NextHop(
+        answers={b"RCPT TO:<c@": [b"452 4.5.3 Too many"], b"RCPT TO:<d@": [b"452 4.5.3 Too many"] * 2}
+    )
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        outcomes = await deliverer.deliver(
+            Stored(), to(b"a@x.example", b"b@x.example", b"c@x.example", b"d@x.example"), hop.dest
+        )
+        assert shown(outcomes) == "DDDD"
+        assert len(hop.messages) == 3
+
+
+@pytest.mark.parametrize("at", ["tcp", "unix"])
+def test_lmtp_answers_for_each_recipient(at: str, tmp_path: Path) -> None:
+    hop = NextHop(
+        kind="lmtp", path=tmp_path / "sock" if at == "unix" else None,
+        answers={b"RCPT TO:<no@": b"550 5.1.1 Nobody", b".": [b"250 one\r\n452 4.2.2 Full", b"250 x\r\n250 y"]},
+    )  # fmt: skip
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for became in ("DFR", "DFD"):
+            outcomes = await deliverer.deliver(
+                Stored(), to(b"a@x.example", b"no@x.example", b"b@x.example"), hop.dest
+            )
+            assert shown(outcomes) == became
+        assert hop.lines[0] == b"LHLO mx.home.example"
+        assert hop.connections == 1
+
+
+# --- servers that fail -------------------------------------------------------------------------------
+
+FAULTS: list[dict[bytes, Answer]] = [
+    {b"": b"421 4.3.2 Busy"},
+    {b"": b"554 5.5.1 No"},
+    {b"": DROP},
+    {b"": RESET},
+    {b"": b"\x16\x03\x01 what"},
+    {b"EHLO": b"421 4.3.2 Busy"},
+    {b"EHLO": DROP},
+    {b"EHLO": b"500 what", b"HELO": b"501 no"},
+    {b"MAIL": b"421 4.3.2 Busy"},
+    {b"MAIL": b"451 4.3.0 Later"},
+    {b"MAIL": DROP},
+    {b"MAIL": b"what"},
+    {b"RCPT": b"421 4.3.2 Busy"},
+    {b"RCPT": DROP},
+    {b"RCPT": b"354 what"},
+    {b"DATA": b"421 4.3.2 Busy"},
+    {b"DATA": DROP},
+    {b"DATA": b"250 what"},
+]
+
+
+@pytest.mark.parametrize("extensions", [EXTENSIONS, PLAIN], ids=["pipelining", "plain"])
+@pytest.mark.parametrize("answers", FAULTS, ids=str)
+def test_when_a_server_fails_the_next_one_is_tried(
+    answers: dict[bytes, Answer], extensions: tuple[bytes, ...]
+) -> None:
+    port = free_port()
+    bad = NextHop(host="127.0.0.2", port=port, answers=answers, extensions=extensions)
+    good = NextHop(host="127.0.0.3", port=port)
+    deliverer = make(three(port), port=port)
+
+    @scenario(deliverer, bad, good)
+    async def _() -> None:
+        outcomes = await deliverer.deliver(Stored(BODY), to(b"joe@example.org"), route("mx"))
+        assert shown(outcomes) == "D"
+        assert good.messages == [STUFFED]
+        assert bad.connections == 1
+
+
+@pytest.mark.parametrize("answers", FAULTS, ids=str)
+def test_a_site_without_another_server_puts_it_off(answers: dict[bytes, Answer]) -> None:
+    port = free_port()
+    bad = NextHop(host="127.0.0.2", port=port, answers=answers)
+    deliverer = make(three(port, 1), port=port)
+
+    @scenario(deliverer, bad)
+    async def _() -> None:
+        (outcome,) = await deliverer.deliver(Stored(), to(b"joe@example.org"), route("mx"))
+        assert isinstance(outcome, Retry)
+        assert not outcome.may_have_arrived
+        assert outcome.remote == "mx1.example.org [127.0.0.2]"
+        assert b"".join(bad.messages) == b""  # a lone dot is no message
+
+
+def test_a_server_that_nobody_is_at_is_passed_over() -> None:
+    port = free_port()
+    good = NextHop(host="127.0.0.3", port=port)
+    deliverer = make(three(port), port=port)
+
+    @scenario(deliverer, good)
+    async def _() -> None:
+        assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), route("mx"))) == "D"
+
+
+@pytest.mark.parametrize("dead", ["::1", "127.0.0.2"])
+def test_neither_family_is_final_alone(dead: str) -> None:
+    port = free_port()
+    alive = "127.0.0.2" if dead == "::1" else "::1"
+    good = NextHop(host=alive, port=port)
+    zone = {("example.org", A): ["127.0.0.2"], ("example.org", AAAA): ["::1"]}
+    deliverer = make(zone, port=port)
+
+    @scenario(deliverer, good)
+    async def _() -> None:
+        (outcome,) = await deliverer.deliver(Stored(), to(b"joe@example.org"), route("mx"))
+        assert isinstance(outcome, Delivered)
+        assert outcome.hop is not None
+        assert outcome.hop.address == alive
+
+
+@pytest.mark.parametrize("in_file", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize("extensions", [EXTENSIONS, CHUNKING, PLAIN], ids=["pipelining", "chunking", "plain"])
+def test_a_connection_that_dies_behind_the_dot_is_never_repeated_by_us(
+    extensions: tuple[bytes, ...], in_file: bool
+) -> None:
+    port = free_port()
+    bad = NextHop(host="127.0.0.2", port=port, answers={b".": DROP}, extensions=extensions)
+    good = NextHop(host="127.0.0.3", port=port)
+    deliverer = make(three(port), port=port)
+
+    @scenario(deliverer, bad, good)
+    async def _() -> None:
+        stored = Stored(in_file=in_file)
+        (outcome,) = await deliverer.deliver(stored, to(b"joe@example.org"), route("mx"))
+        assert isinstance(outcome, Retry)
+        assert outcome.may_have_arrived
+        assert good.messages == []
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "code"),
+    [(b"451 4.3.0 Later", Retry, 451), (b"554 5.7.1 Spam", Failed, 554), (b"421 4.3.2 Bye", Retry, 421)],
+)
+def test_the_answer_to_the_message_is_every_recipient_s(said: bytes, kind: type, code: int) -> None:
+    hop = NextHop(answers={b".": [said]})
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        outcomes = await deliverer.deliver(Stored(), to(b"a@x.example", b"b@x.example"), hop.dest)
+        for outcome in outcomes:
+            assert isinstance(outcome, Retry | Failed)
+            assert type(outcome) is kind
+            assert outcome.reply.code == code
+        assert shown(await deliverer.deliver(Stored(), to(b"a@x.example"), hop.dest)) == "D"
+
+
+HANGS: list[tuple[dict[bytes, Answer], bool]] = [
+    ({b"": SILENCE}, False),
+    ({b"EHLO": SILENCE}, False),
+    ({b"MAIL": SILENCE}, False),
+    ({b"RCPT": SILENCE}, False),
+    ({b"DATA": SILENCE}, False),
+    ({b".": SILENCE}, True),
+]
+
+
+@pytest.mark.parametrize(("answers", "is_doubtful"), HANGS, ids=str)
+def test_a_server_that_hangs_is_given_up(answers: dict[bytes, Answer], is_doubtful: bool) -> None:
+    hop = NextHop(answers=answers)
+    short = dict.fromkeys(("greeting_s", "command_s", "data_s", "block_s", "message_s"), 0.3)
+    deliverer = make(remote=short, tick_s=0.05)
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        (outcome,) = await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)
+        assert isinstance(outcome, Retry)
+        assert "in time" in outcome.reason
+        assert outcome.may_have_arrived == is_doubtful
+
+
+def test_a_server_that_stops_reading_is_given_up() -> None:
+    hop = NextHop(stops_reading=True)
+    deliverer = make(remote={"block_s": 0.3, "message_s": 0.3}, tick_s=0.05)
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        stored = Stored(BODY * 500_000, in_file=True, piece_bytes=100_000)
+        (outcome,) = await deliverer.deliver(stored, to(b"joe@example.org"), hop.dest)
+        assert isinstance(outcome, Retry)
+        assert not outcome.may_have_arrived
+
+
+def test_a_refusal_in_the_middle_of_the_text_is_one() -> None:
+    hop = NextHop(answers={b"DATA": b"354 go on\r\n552 5.3.4 Too big"}, reads_text=False, stops_reading=True)
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        stored = Stored(BODY * 500_000, in_file=True, piece_bytes=100_000)
+        (outcome,) = await deliverer.deliver(stored, to(b"joe@example.org"), hop.dest)
+        assert isinstance(outcome, Failed)
+        assert outcome.reply.enhanced == "5.3.4"
+
+
+# --- kept connections --------------------------------------------------------------------------------
+
+
+def test_a_kept_connection_that_is_dead_costs_nothing() -> None:
+    hop = NextHop()
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for _ in range(3):
+            assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)) == "D"
+            hop.hang_up()
+        assert hop.connections == 3
+
+
+def test_a_kept_connection_that_dies_with_the_next_message_is_replaced() -> None:
+    hop = NextHop(answers={b"MAIL": [b"250 ok", DROP]})
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for _ in range(2):
+            assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)) == "D"
+        assert hop.connections == 2
+
+
+def test_a_goodbye_on_a_kept_connection_is_heard() -> None:
+    hop = NextHop()
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)) == "D"
+        hop.say(b"421 4.4.2 Too long idle\r\n")
+        while deliverer.open_count:
+            await asyncio.sleep(0.001)
+        assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)) == "D"
+        assert hop.connections == 2
+
+
+def test_a_transaction_that_is_left_open_is_reset() -> None:
+    hop = NextHop(answers={b"RCPT TO:<no@": b"550 5.1.1 Nobody", b"DATA": [b"503 no", b"451 4.3.0 Later"]})
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for became, address in (("F", b"no@x.example"), ("R", b"a@x.example"), ("D", b"a@x.example")):
+            assert shown(await deliverer.deliver(Stored(), to(address), hop.dest)) == became
+        assert hop.verbs == [b"EHLO", *[b"MAIL", b"RCPT", b"DATA", b"RSET"] * 2, b"MAIL", b"RCPT", b"DATA"]
+
+
+def test_a_connection_is_left_after_its_messages_or_its_idleness() -> None:
+    hop = NextHop()
+    deliverer = make(remote={"messages_per_connection": 2, "idle_s": 0.1}, tick_s=0.02)
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for _ in range(3):
+            assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)) == "D"
+        assert hop.connections == 2
+        while deliverer.open_count:
+            await asyncio.sleep(0.01)
+        await hop.seen(b"QUIT")
+        assert hop.verbs.count(b"QUIT") >= 1
+
+
+# --- limits --------------------------------------------------------------------------------------------
+
+
+def test_connections_begin_few_and_grow_to_the_limit() -> None:
+    hop = NextHop()
+    deliverer = make(remote={"connections_at_first": 2, "connections": 6})
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        first = [
+            asyncio.ensure_future(deliverer.deliver(Stored(), to(b"a@x.example"), hop.dest))
+            for _ in range(60)
+        ]
+        while not hop.connections:
+            await asyncio.sleep(0)
+        assert hop.connections <= 2
+        assert {shown(one) for one in await asyncio.gather(*first)} == {"D"}
+        assert 1 <= hop.most <= 6
+
+
+def test_the_rate_of_a_site_is_kept() -> None:
+    hop = NextHop()
+    deliverer = make(remote={"messages_per_s": 20.0})
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        work = [deliverer.deliver(Stored(), to(b"a@x.example"), hop.dest) for _ in range(26)]
+        assert {shown(one) for one in await asyncio.gather(*work)} == {"D"}
+        assert loop.time() - began_s >= 0.25
+
+
+def test_a_site_that_cannot_be_reached_pauses_and_one_connection_tries() -> None:
+    port = free_port()
+    log = ListLog()
+    deliverer = make(three(port, 1), port=port, remote={"pause_s": 1.0, "pause_max_s": 1.0}, log=log)
+    good = NextHop(host="127.0.0.2", port=port)
+
+    @scenario(deliverer)
+    async def _() -> None:
+        async def send() -> list[Outcome]:
+            return await deliverer.deliver(Stored(), to(b"joe@example.org"), route("mx"))
+
+        assert [shown(one) for one in await asyncio.gather(*[send() for _ in range(5)])] == ["R"] * 5
+        (outcome,) = await send()
+        assert isinstance(outcome, Retry)
+        assert "tried again in" in outcome.reason
+        async with good:
+            assert shown(await send()) == "R"
+            assert good.connections == 0
+            while shown(await send()) == "R":
+                await asyncio.sleep(0.05)
+            assert [shown(one) for one in await asyncio.gather(*[send() for _ in range(5)])] == ["D"] * 5
+            await deliverer.close()
+        assert [event for event, _ in log.lines if event.startswith("site_")] == [
+            "site_paused",
+            "site_resumed",
+        ]
+
+
+def test_a_site_that_puts_everything_off_pauses() -> None:
+    hop = NextHop(answers={b"MAIL": b"451 4.7.1 Slow down"})
+    deliverer = make(remote={"connections_at_first": 1})
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for _ in range(30):
+            assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)) == "R"
+        assert hop.verbs.count(b"MAIL") == 10
+
+
+def test_who_waits_at_the_end_is_cancelled() -> None:
+    hop = NextHop(answers={b".": SILENCE})
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        waiting = asyncio.ensure_future(deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest))
+        await hop.seen(b"DATA")
+        await deliverer.close()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting

@@ -29,6 +29,7 @@ PACKAGES = {
     "nsd": "nsd",
     "nsd-control": "nsd",
     "openssl": "openssl",
+    "p0f": "p0f",
     "postconf": "postfix",
     "postfix": "postfix",
     "postqueue": "postfix",

@@ -380,6 +380,11 @@ EVENTS: dict[str, Event] = {
         "A worker takes no more connections and ends what is open; or so does a process beside them",
         ("worker", "what", "pid", "reason", "found"),
     ),
+    "configuration_changed": Event(
+        NOTICE,
+        "A file of a qmail home that is part of the configuration changed, came or went: a reload follows",
+        ("file",),
+    ),
     "reload": Event(NOTICE, "A new configuration is in force", ("file", "workers", "reason", "took_ms")),
     "reload_refused": Event(
         ERROR, "The new configuration has faults; the old one stays in force", ("file", "reason")

@@ -35,4 +35,5 @@ def run(arguments: Sequence[str]) -> int:
         print(json.dumps(write.as_json(loaded.config, loaded.provenance), indent=2, ensure_ascii=False))
     else:
         print(write.effective(loaded.config, loaded.provenance), end="")
+        print(write.facts_behind(loaded), end="")
     return 0

@@ -9,10 +9,11 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp.config.dest import built_shapes
 from fastsmtp.config.lines import Path
+from fastsmtp.config.lists import entries
 from fastsmtp.config.model import (
     Accept,
     Clients,
@@ -42,6 +43,9 @@ from fastsmtp.config.model import (
 )
 from fastsmtp.config.outgoing import Remote, Route, Source, Weight
 from fastsmtp.config.tree import dotted
+
+if TYPE_CHECKING:
+    from fastsmtp.config.load import Loaded
 
 # Header, record, and whether the header can stand uncommented: a table with a required key can't.
 SECTIONS: Final[tuple[tuple[str, type, bool], ...]] = (
@@ -247,6 +251,26 @@ def effective(config: Config, provenance: Mapping[str, str]) -> str:
         key = f"{path[-1]} = {toml(value)}"
         lines.append(f"{key:<50}  # {origin(path, provenance)}")
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+ENTRIES_SHOWN: Final = 20
+
+
+def facts_behind(loaded: Loaded) -> str:
+    """What a qmail home and rules bring beside keys: entries with file and line, variables, what has no effect."""
+    lines: list[str] = []
+    home = loaded.home
+    shown = [*(home.lists if home else ()), *([loaded.config.tcprules] if loaded.config.tcprules else ())]
+    for path in shown:
+        found = [f"# {path}:{number}: {text}" for text, number in entries(path, loaded.lists.files[path], [])]
+        lines += found[:ENTRIES_SHOWN]
+        if len(found) > ENTRIES_SHOWN:
+            lines.append(f"# {path}: and {len(found) - ENTRIES_SHOWN:_} more")
+    lines += [f"# environment: {name}={value!r}" for name, value in loaded.environment.items()]
+    if home is not None and home.unsupported:
+        lines += ["", "# found, and without effect here:"]
+        lines += [f"# {file}: {why}" for file, why in home.unsupported]
+    return "\n".join(["", *lines, ""]) if lines else ""
 
 
 def header(table: Path) -> str:

@@ -118,7 +118,7 @@ class Master:
         os.set_blocking(self._wake, False)
         try:
             self._prepare(wake)
-            self._watch = Watch(self._plan.watched, time.time_ns())
+            self._watch = Watch(self._plan.watched, time.time_ns(), coming=self._plan.coming)
             self._asides.begin(self._plan.asides, _addresses(self._plan), self._descriptors)
             self._asides.turn()
             self._advance()
@@ -437,7 +437,7 @@ class Master:
             if os.path.realpath(plan.state) != os.path.realpath(self._plan.state):
                 raise ConfigError("state: the state directory can't be changed while the server runs")
             self._coming = self._generation(plan, "reload")
-            self._watch_coming = Watch(plan.watched, since_ns)
+            self._watch_coming = Watch(plan.watched, since_ns, coming=plan.coming)
         except (ConfigError, OSError) as error:
             plan.log.close()
             self._refuse(str(error))
@@ -551,7 +551,13 @@ class Master:
         ):
             return
         self._watched_s = now
+        plan = self._plan
         changed = self._watch.changed()
+        for path in list(changed):
+            if plan.kind(path) == "configuration" or (path in plan.coming and not os.path.exists(path)):
+                changed.remove(path)
+                self._reload_wanted = True
+                self._log.line("configuration_changed", file=path)
         if not changed:
             return
         # What was refused may fit now: a certificate and its key change one after the other.
@@ -562,7 +568,6 @@ class Master:
                     files[path] = file.read()
             except OSError as error:
                 self._log.line(f"{self._plan.kind(path)}_refused", file=path, reason=error.strerror)
-        plan = self._plan
         if files:
             self._try(lambda: plan.check(files), lambda faults: self._replace(files, faults))
 

@@ -69,6 +69,7 @@ class ServerPlan:
         make_directory(self.state, 0o755)
         self._tls = {table: self._server_tls(table) for table in self._tables()}
         self.watched = [*self.lists.files, *self._pem]
+        self.coming = tuple(loaded.home.files) if loaded.home else ()
         self._destination = open_destination(config.log.to)
         self.log = self._writer(self._destination)
         self._warn_of_ends()
@@ -85,7 +86,9 @@ class ServerPlan:
         return ()
 
     def kind(self, path: str) -> str:
-        return "cert" if path in self._pem else "lists"
+        if path in self._pem:
+            return "cert"
+        return "lists" if path in self.lists.files else "configuration"
 
     def own(self, account: tuple[int, int] | None) -> None:
         """Spooled bodies belong to the workers; so does the trial's Maildir, nobody else would make it theirs."""
@@ -104,7 +107,7 @@ class ServerPlan:
                 os.chown(path, *account, follow_symlinks=False)
 
     def check(self, files: Mapping[str, bytes]) -> None:
-        compile_settings(self.loaded.config, self._lists_with(files))
+        self._compile(self._lists_with(files))
         if any(path in self._pem for path in files):
             faults = [fault for path in self._keys() for fault in key_mode_faults(path)]
             if faults:
@@ -115,7 +118,8 @@ class ServerPlan:
 
     def replace(self, files: Mapping[str, bytes]) -> bool:
         self.replace_tls(files)
-        self.replace_lists(files)
+        for warning in self.replace_lists(files):
+            self.log.line("notice", what="lists", reason=warning)
         self._warn_of_authorities(files)
         return True
 
@@ -264,11 +268,17 @@ class ServerPlan:
                 lists = lists.with_file(path, contents)
         return lists
 
-    def replace_lists(self, files: Mapping[str, bytes]) -> None:
+    def _compile(self, lists: Lists, warnings: list[str] | None = None) -> tuple[Settings, ...]:
+        return compile_settings(self.loaded.config, lists, self.loaded.environment, warnings)
+
+    def replace_lists(self, files: Mapping[str, bytes]) -> list[str]:
+        """Use these contents of lists; returns what the operator should know of them."""
+        warnings: list[str] = []
         lists = self._lists_with(files)
         if lists is not self.lists:
-            self.settings = compile_settings(self.loaded.config, lists)
+            self.settings = self._compile(lists, warnings)
             self.lists = lists
+        return warnings
 
     # --- log ---------------------------------------------------------------------------------------
 

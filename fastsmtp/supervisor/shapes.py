@@ -11,7 +11,7 @@ Rank 9: processes.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from fastsmtp._counters import Region
@@ -112,6 +112,7 @@ class Plan(Starter, Protocol):
     state        state directory
     listeners    where to listen
     watched      files whose change is to be noticed
+    coming       files that may come and go, and then the configuration is loaded anew
     descriptors  that workers keep open (a log file)
     asides       what runs beside the workers; each name once
     log          where the master's own lines go
@@ -128,6 +129,8 @@ class Plan(Starter, Protocol):
     @property
     def watched(self) -> Sequence[str]: ...
     @property
+    def coming(self) -> Collection[str]: ...
+    @property
     def descriptors(self) -> Sequence[int]: ...
     @property
     def asides(self) -> Sequence[Aside]: ...
@@ -135,7 +138,10 @@ class Plan(Starter, Protocol):
     def log(self) -> MasterLog: ...
 
     def kind(self, path: str) -> str:
-        """What a watched file is: "cert" or "lists", as in the names of log events."""
+        """What a watched file is: "cert" or "lists", as in the names of log events.
+
+        "configuration": a change of it is one of the configuration, which is loaded anew.
+        """
 
     def own(self, account: tuple[int, int] | None) -> None:
         """Make what workers of this account (uid, gid; None: ours) will write to, before the fork."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 LOOK_S: Final = 0.5
@@ -24,13 +24,23 @@ class Watch:
     """`changed` names the files that differ from the last look and have been still since the one before.
 
     A file that is being written is left alone until it rests for one look; one that is not there is
-    not a change (an editor may be between unlink and rename).
+    not a change (an editor may be between unlink and rename), but of those that may come and go.
     """
 
     def __init__(
-        self, paths: Iterable[str], since_ns: int = 0, look: Callable[[str], Signature] = signature
+        self,
+        paths: Iterable[str],
+        since_ns: int = 0,
+        look: Callable[[str], Signature] = signature,
+        *,
+        coming: Collection[str] = (),
     ) -> None:
-        """since_ns: when reading them began, on the wall clock; what changed later is a change.  0: now."""
+        """since_ns: when reading them began, on the wall clock; what changed later is a change.  0: now.
+
+        coming  files, among paths or not, that may come and go: that they have gone, for two looks, is a change
+        """
+        paths = dict.fromkeys([*paths, *coming])
+        self._coming = frozenset(coming)
         self._look = look
         self._known: dict[str, Signature] = {}
         self._seen: dict[str, Signature] = {}
@@ -45,7 +55,8 @@ class Watch:
         names = []
         for path, known in self._known.items():
             found = self._look(path)
-            if found is not None and found != known and found == self._seen[path]:
+            is_told = found is not None or path in self._coming
+            if is_told and found != known and found == self._seen[path]:
                 self._known[path] = found
                 names.append(path)
             self._seen[path] = found

@@ -127,6 +127,7 @@ class StandIn:
     crash: bool
     contents: dict[str, bytes]
     asides: Sequence[Beside]
+    coming: Sequence[str] = ()
     descriptors: Sequence[int] = ()
     log: Lines = field(default_factory=Lines)
 

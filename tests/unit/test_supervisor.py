@@ -235,6 +235,19 @@ def test_a_change_is_named_once_and_only_when_the_file_is_still() -> None:
     assert [watch.changed() for _ in range(3)] == [[], ["b"], []]
 
 
+def test_a_file_that_may_come_and_go_does_both() -> None:
+    files: dict[str, Signature] = {"a": (1, 1, 1, 1)}
+    watch = Watch(["a"], look=files.get, coming=["a", "b"])
+    assert watch.changed() == []
+    del files["a"]
+    assert [watch.changed() for _ in range(3)] == [[], ["a"], []]
+    files["b"] = (1, 2, 1, 1)
+    assert [watch.changed() for _ in range(3)] == [[], ["b"], []]
+    files["a"] = (1, 3, 1, 1)
+    del files["b"]
+    assert [watch.changed() for _ in range(3)] == [[], ["a", "b"], []]
+
+
 def test_what_changed_while_it_was_read_is_a_change() -> None:
     files: dict[str, Signature] = {"early": (1, 1, 1, 999), "late": (1, 2, 1, 1000)}
     assert Watch(files, 1000, look=files.get).changed() == ["late"]

@@ -29,7 +29,11 @@ class Client:
     def __init__(self, directory: str) -> None:
         self._path = f"{directory}/{protocol.SOCKET}"
         self._sock = _connected(directory, self._path)
-        hello = self._hear()
+        try:
+            hello = self._hear()
+        except errors.ConfigError:
+            self._sock.close()
+            raise
         if hello.get("protocol") != protocol.PROTOCOL:
             self._sock.close()
             raise errors.ConfigError(

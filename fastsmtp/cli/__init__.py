@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "serve": "take mail",
     "check": "say all that is wrong with the configuration",
     "config": "show the configuration in effect, and where each value comes from",
+    "queue": "the mail that waits: list, show, flush, hold, release, delete, bounce",
     "cert": "make a key and a certificate",
     "smtpd": "one SMTP session on standard input and output, in qmail-smtpd's place",
     "preline": "qmail's preline: a message with its From, Return-Path and Delivered-To lines",

@@ -11,6 +11,7 @@
 #   make prove    fuzzer and sanitizer find the defects that we plant for them
 #   make cover    line coverage, of the compiled modules too
 #   make wheels   wheels for manylinux and musllinux (needs docker or podman)
+#   make cert     a key and a self-signed certificate in the current directory;  CERT="--qmail /var/qmail"
 #   make dist     sdist and wheel for this machine, in dist/
 #   make clean    remove all that was built;  make distclean  the environment too
 
@@ -21,6 +22,7 @@ TESTS  ?=
 export FUZZ_SECONDS  ?= 60
 export BENCH_SECONDS ?= 2
 PEERS  ?=
+CERT   ?=
 
 python  = $(VENV)/bin/python
 compiled = $(wildcard fastsmtp/*.pyx fastsmtp/*.pxd fastsmtp/*.h)
@@ -29,7 +31,7 @@ install = $(python) tools/requirements.py $(1) > $(VENV)/$(2).txt && \
           $(python) -m pip install --quiet --disable-pip-version-check -r $(VENV)/$(2).txt && touch $@
 
 .DELETE_ON_ERROR:
-.PHONY: run test lint bench fuzz asan prove cover wheels dist build clean distclean
+.PHONY: run test lint bench cert fuzz asan prove cover wheels dist build clean distclean
 
 run: $(VENV)/built
 	@printf '%s\n' 'A trial on 127.0.0.1:2525: every recipient is accepted, all mail is kept in a Maildir,' \
@@ -50,6 +52,9 @@ bench: $(VENV)/bench $(VENV)/test $(VENV)/built
 	$(python) bench/bench_dns.py
 	$(python) bench/bench_policy.py
 	$(python) -m pytest bench
+
+cert: $(VENV)/built
+	@$(python) -m fastsmtp cert $(CERT)
 
 fuzz: $(VENV)/test $(VENV)/built
 	$(python) tests/fuzz/run.py

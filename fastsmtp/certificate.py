@@ -187,13 +187,15 @@ def _is_due(certificate: bytes, hostname: str, now: float) -> bool:
     return names != wanted or parsed.not_valid_after_utc.timestamp() - now < RENEW_BEFORE_DAYS * DAY_S
 
 
-def write_file(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a file whole or not at all, on disk when this returns.  Raises ConfigError."""
+def write_file(path: Path, content: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Write a file whole or not at all, on disk when this returns; owner: (uid, gid).  Raises ConfigError."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with open(fd, "wb") as file:
+                if owner is not None:
+                    os.fchown(fd, *owner)
                 os.fchmod(fd, mode)  # whatever the umask says
                 file.write(content)
                 file.flush()

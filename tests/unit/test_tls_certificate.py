@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import grp
 import ipaddress
 import os
 import pathlib
+import pwd
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -184,13 +187,95 @@ def test_cert_takes_its_name_from_the_configuration(
     assert fastsmtp(["cert", "--out", str(tmp_path), "--force", "--config", str(config)]) == 1
 
 
+# --- into a qmail home ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A qmail home on a machine that has qmail's accounts."""
+    (tmp_path / "control").mkdir()
+    (tmp_path / "control" / "me").write_text("Mail.Example.org \nnot this\n")
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: SimpleNamespace(pw_uid={"qmaild": 4321}[name]))
+    monkeypatch.setattr(grp, "getgrnam", lambda name: SimpleNamespace(gr_gid={"qmail": 5432}[name]))
+    return tmp_path
+
+
+def test_a_qmail_home_gets_what_make_cert_made(
+    home: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fastsmtp(["cert", "--qmail", str(home)]) == 0
+    control = home / "control"
+    assert sorted(os.listdir(control)) == ["clientcert.pem", "me", "servercert.pem"]
+    made = read_credentials(str(control / "servercert.pem"))
+    assert names_of(made.certificate) == ["mail.example.org"]
+    assert made.certificate.startswith(b"-----BEGIN PRIVATE KEY-----")
+    status = (control / "servercert.pem").stat()
+    assert status.st_mode & 0o7777 == 0o640
+    assert os.readlink(control / "clientcert.pem") == "servercert.pem"
+    told = capsys.readouterr().out
+    if os.geteuid() == 0:
+        assert (status.st_uid, status.st_gid) == (4321, 5432)
+    else:
+        assert "It belongs to whoever has called this" in told
+    assert "PRIVATE KEY" not in told
+
+
+def test_a_qmail_home_s_certificate_is_overwritten_only_when_forced(
+    home: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control = home / "control"
+    (control / "servercert.pem").symlink_to("elsewhere.pem")
+    (control / "clientcert.pem").write_bytes(b"another")
+    assert fastsmtp(["cert", "--qmail", str(home)]) == 1
+    assert "servercert.pem exists; --force overwrites it" in capsys.readouterr().err
+    assert fastsmtp(["cert", "--qmail", str(home), "--force", "--name", "mx.example.org"]) == 0
+    assert names_of(read_credentials(str(control / "servercert.pem")).certificate) == ["mx.example.org"]
+    assert not (control / "servercert.pem").is_symlink()
+    assert (control / "clientcert.pem").read_bytes() == b"another"
+    assert "is there, and left as it is" in capsys.readouterr().out
+    (control / "clientcert.pem").unlink()
+    (control / "clientcert.pem").symlink_to("gone.pem")
+    assert fastsmtp(["cert", "--qmail", str(home), "--force"]) == 0
+    assert os.readlink(control / "clientcert.pem") == "servercert.pem"
+
+
+def test_a_request_for_a_qmail_home_leaves_its_certificate_alone(
+    home: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """make cert-req wrote the new key over the certificate that was in use."""
+    control = home / "control"
+    (control / "servercert.pem").write_bytes(b"in use")
+    assert fastsmtp(["cert", "--qmail", str(home), "--request"]) == 0
+    assert names_of((control / "req.pem").read_bytes(), "request") == ["mail.example.org"]
+    assert (control / "req.key").stat().st_mode & 0o7777 == 0o640
+    assert (control / "servercert.pem").read_bytes() == b"in use"
+    assert f"cat {control}/req.key signed.pem > {control}/servercert.pem.new" in capsys.readouterr().out
+    assert fastsmtp(["cert", "--qmail", str(home), "--request"]) == 1
+    assert capsys.readouterr().err.count("exists; --force") == 2
+
+
+def test_what_is_no_qmail_home(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fastsmtp(["cert", "--qmail", str(tmp_path)]) == 1
+    assert f"there is no directory {tmp_path}/control" in capsys.readouterr().err
+
+
+def test_without_control_me_the_system_s_name_is_used(
+    home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "control" / "me").unlink()
+    monkeypatch.setattr(cert, "DEFAULT_CONFIG", home / "missing")
+    monkeypatch.setattr("fastsmtp.config.host.Host.name", lambda _: "host.example")
+    assert fastsmtp(["cert", "--qmail", str(home)]) == 0
+    assert "for host.example" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--days", "0"], "is not between 1 and 36500"),
         (["--days", "x"], "invalid"),
         (["--nam", "x"], "unrecognized arguments"),
-        (["--qmail", "/var/qmail"], "unrecognized arguments"),
+        (["--qmail", "/var/qmail", "--out", "."], "not allowed with argument"),
     ],
 )
 def test_a_wrong_command_line_is_told(

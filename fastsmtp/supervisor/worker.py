@@ -39,7 +39,8 @@ START_FAILED: Final = 71
 BEAT_S: Final = 0.5
 
 DRAIN_S: Final = 30.0
-"""For transactions to end when the server stops; the unit in contrib/ gives 75, what runs beside them has as long."""
+"""For transactions to end when the server stops.  What runs beside the workers has as long after them; the
+unit in contrib/ gives 75."""
 
 
 def live(

@@ -250,7 +250,8 @@ class _Reader:
             ("policy.reverse_dns.mode", "off"),
         ):
             self.fact(key, value, origin)
-        if self.host.exists(RULES):
+        # Under tcpserver they have had their say: what the client's rule said is in the environment.
+        if "TCPREMOTEIP" not in self.host.environ and self.host.exists(RULES):
             self.fact("tcprules", RULES, f"{RULES} is there")
 
     def identity(self) -> None:
@@ -379,11 +380,16 @@ class _Reader:
         clients = self.listed("tlsclients")
         if clients is not None:
             self.fact("relay.certificates", [clients], clients)
-        for name, key in (("clientca.pem", "tls.client_ca"), ("clientcrl.pem", "tls.client_crl")):
-            if self.contents(name) is not None:
-                self.fact(key, self.place(name), self.place(name))
+        has_authority = self.contents("clientca.pem") is not None
+        if has_authority:
+            self.fact("tls.client_ca", self.place("clientca.pem"), self.place("clientca.pem"))
+        if self.contents("clientcrl.pem") is not None and has_authority:
+            self.fact("tls.client_crl", self.place("clientcrl.pem"), self.place("clientcrl.pem"))
         ciphers = list(self.lines("tlsserverciphers"))
-        if ciphers:
+        variable = self.host.environ.get("TLSCIPHERS")
+        if variable:
+            self.fact("tls.ciphers", variable, "$TLSCIPHERS")
+        elif ciphers:
             # Several lines are one string, as tls.patch joins them.
             self.fact("tls.ciphers", ":".join(text for text, _ in ciphers), ciphers[0][1])
 

@@ -34,6 +34,10 @@ EXPANDED_MAX: Final = 65_536
 
 WARNINGS_MAX: Final = 20
 
+_HARSH: Final = {
+    "SPAM": "refuses all mail",
+    "NOBOUNCE": "refuses every bounce and receipt, which RFC 5321 sections 4.5.5 and 6.1 want taken",
+}
 _ACTION: Final = re.compile(rb":(allow|deny)(?=,|$)")
 _RANGED: Final = re.compile(r"[0-9.]*[0-9]-[0-9][0-9.-]*")
 _DOTTED: Final = re.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){1,3}")
@@ -59,7 +63,7 @@ class Rule:
 class Rules:
     """A rules file, ready to be asked; a look-up costs a step a prefix length in use.
 
-    warnings  rules that fit nobody, with file and line; they are no fault, since tcpserver takes them too
+    warnings  rules that fit nobody, or are unsafe, with file and line; no fault, since tcpserver takes them too
     """
 
     __slots__ = ("_default", "_hosts", "_lengths", "_networks", "_texts", "is_by_name", "warnings")
@@ -123,6 +127,34 @@ class Rules:
     def close(self) -> None:
         """All rules are in."""
         self._lengths = tuple(sorted(self._networks, reverse=True))
+        self.warnings.extend(itertools.islice(self._unsafe(), WARNINGS_MAX))
+
+    def _unsafe(self) -> Iterator[str]:
+        """What tcpserver takes without a word, and a mail server shouldn't."""
+        everybody = [
+            self._default,
+            *self._networks.get(0, {}).values(),
+            *self._networks.get(_IPV4_BITS, {}).values(),
+        ]
+        named = list(self._hosts.values())
+        for rule in everybody:
+            if rule is not None and "RELAYCLIENT" in rule.variables:
+                yield f"{rule.place}: RELAYCLIENT for everybody: an open relay"
+        for rule in named:
+            if "RELAYCLIENT" in rule.variables:
+                yield (
+                    f"{rule.place}: RELAYCLIENT by name: whoever runs the DNS of that name and of an address relays; "
+                    "name addresses, or use client certificates"
+                )
+        for rule in (
+            *everybody,
+            *named,
+            *(one for found in self._networks.values() for one in found.values()),
+        ):
+            words = rule.variables.get("DENYMAIL", "").split(",") if rule is not None else []
+            for word, what in _HARSH.items():
+                if rule is not None and word in words:
+                    yield f"{rule.place}: DENYMAIL={word} {what}"
 
     def _exact(self, number: int) -> Rule | None:
         found = self._networks.get(_BITS)

@@ -320,6 +320,34 @@ def test_which_rules_file(flags: dict[str, Any], more: dict[str, str | bytes], f
     assert (found.settings[0].rules is not None) is bool(file)
 
 
+def test_under_tcpserver_the_rules_have_had_their_say() -> None:
+    more: dict[str, str | bytes] = {"/etc/tcp.smtp.cdb": ":deny"}
+    assert loaded(environ={"TCPREMOTEIP": "192.0.2.1"}, more=more).settings[0].rules is None
+
+
+@pytest.mark.parametrize(
+    ("control", "environ", "ciphers", "origin"),
+    [
+        (
+            {"tlsserverciphers": "AESGCM\n# no\nCHACHA20\n"},
+            {},
+            "AESGCM:CHACHA20",
+            f"{CONTROL}/tlsserverciphers:1",
+        ),
+        ({"tlsserverciphers": "AESGCM\n"}, {"TLSCIPHERS": "CHACHA20"}, "CHACHA20", "$TLSCIPHERS"),
+    ],
+)
+def test_ciphers(control: dict[str, Any], environ: dict[str, str], ciphers: str, origin: str) -> None:
+    found = loaded(control, environ=environ)
+    assert found.config.tls.ciphers == ciphers
+    assert found.provenance["tls.ciphers"] == origin
+
+
+def test_a_revocation_list_without_its_authority_counts_for_nothing() -> None:
+    found = loaded({"clientcrl.pem": "-----BEGIN X509 CRL-----\n"})
+    assert found.config.tls.client_crl == ""
+
+
 def test_faults_and_warnings_of_rules_name_file_and_line() -> None:
     more: dict[str, str | bytes] = {"/r": "192.0.2.1:allow\njoe@192.0.2.1:deny\n1.2:allow\n192.0.2.2\n"}
     with pytest.raises(ConfigError) as raised:

@@ -197,6 +197,27 @@ def test_a_rule_that_fits_nobody_is_a_warning(key: str, what: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (':allow,RELAYCLIENT=""', "RELAYCLIENT for everybody: an open relay"),
+        ('0.0.0.0/0:allow,RELAYCLIENT=""', "RELAYCLIENT for everybody: an open relay"),
+        ('::/0:allow,RELAYCLIENT=""', "RELAYCLIENT for everybody: an open relay"),
+        ('=.example.org:allow,RELAYCLIENT=""', "RELAYCLIENT by name: "),
+        (':allow,DENYMAIL="NOBOUNCE,DNSCHECK"', "DENYMAIL=NOBOUNCE refuses every bounce"),
+        ('192.0.2.:allow,DENYMAIL="SPAM"', "DENYMAIL=SPAM refuses all mail"),
+    ],
+)
+def test_an_unsafe_rule_is_a_warning(line: str, what: str) -> None:
+    found = rules(f"# comment\n{line}")
+    assert found.warnings
+    assert found.warnings[0].startswith(f"{FILE}:2: {what}")
+
+
+def test_a_safe_rule_is_none() -> None:
+    assert rules('192.0.2.:allow,RELAYCLIENT=""\n:allow,DENYMAIL="DNSCHECK"\n=:deny').warnings == []
+
+
+@pytest.mark.parametrize(
     ("key", "keys"),
     [
         ("1.2.3.4", ["1.2.3.4"]),

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from fastsmtp._dns import Answer, Question
 from fastsmtp.config.zones import FOREIGN, REFUSED, Zone, oddity
+from fastsmtp.dns_meters import ListMeter
 from fastsmtp.log import Log
+from fastsmtp.metrics import Sheet
 
 if TYPE_CHECKING:
     from fastsmtp.resolver import Asker
@@ -84,19 +86,24 @@ class Entry:
     """One list and how it does.
 
     hits         clients that it named;  hits_told  of them, how many the log has been told
+    failures     look-ups that it did not answer
+    meter        its metrics, where there are any
     quarantines  how often it was put away
     latency_s    of the last test that was answered
     fault        why it is in quarantine, "" when it isn't
     """
 
     __slots__ = (
-        "due_s", "fault", "hits", "hits_told", "is_known", "is_testing", "latency_s", "quarantines", "tested_s", "zone",
+        "due_s", "failures", "fault", "hits", "hits_told", "is_known", "is_testing", "latency_s", "meter",
+        "quarantines", "tested_s", "zone",
     )  # fmt: skip
 
     def __init__(self, zone: Zone) -> None:
         self.zone = zone
         self.hits = 0
         self.hits_told = 0
+        self.failures = 0
+        self.meter: ListMeter | None = None
         self.quarantines = 0
         self.latency_s = 0.0
         self.fault = ""
@@ -151,7 +158,24 @@ class ListCare:
         """The list gave no answer, or none that lists give."""
         entry = self.entries.get(zone)
         if entry is not None:
+            entry.failures += 1
             self._doubt(entry, DOUBT_S)
+
+    # --- metrics ----------------------------------------------------------------------------------
+
+    def measure(self, sheet: Sheet) -> None:
+        """From now on publish() copies all counts to this sheet."""
+        for entry in self.entries.values():
+            entry.meter = ListMeter(sheet, entry.zone.text)
+
+    def publish(self) -> None:
+        """Copy the counts into the metrics, where measure() was called."""
+        for entry in self.entries.values():
+            if entry.meter is not None:
+                entry.meter.listed.set(entry.hits)
+                entry.meter.failed.set(entry.failures)
+                entry.meter.quarantines.set(entry.quarantines)
+                entry.meter.quarantined.set(bool(entry.fault))
 
     def _doubt(self, entry: Entry, after_s: float) -> None:
         if not entry.fault and not entry.is_testing and self._now() - entry.tested_s >= after_s:
@@ -188,6 +212,8 @@ class ListCare:
         zone = entry.zone.text
         if not fault:
             entry.latency_s = took_s
+            if entry.meter is not None:
+                entry.meter.tests.observe(took_s)
         took_ms = round(took_s * 1000.0)
         if fault and not was_told:
             entry.quarantines += 1

@@ -42,9 +42,11 @@ from fastsmtp._dns import (
     Tlsa,
     make_answer,
 )
+from fastsmtp.dns_meters import ResolverMeter
 from fastsmtp.dns_servers import Options, connected_socket, servers_of, system_servers
 from fastsmtp.dns_tcp import Stream
 from fastsmtp.hosts import Hosts
+from fastsmtp.metrics import Sheet
 
 __all__ = [
     "AAAA", "CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TLSA", "TXT", "A", "Answer", "Asker", "Hosts", "Mx",
@@ -98,6 +100,7 @@ class Resolver:
     clock        seconds, monotonic;  random(n)  n unpredictable bytes
     engine       Engine, with the counts: queries, answers, timeouts, late, duplicates, forged, joined ...
     name_servers list of Server, each with its own counts and latency
+    retries      how often a question was asked again
     """
 
     def __init__(
@@ -116,6 +119,8 @@ class Resolver:
         self.timeout_s = timeout_s
         self.engine = Engine(random, cache_bytes=max(65_536, cache_bytes // workers), one_by_one=one_by_one)
         self.name_servers: list[Server] = []
+        self.retries = 0
+        self._meter: ResolverMeter | None = None
         self._texts = tuple(servers)
         self._trusts_ad = trusts_ad
         self._mixes_case = mixes_case
@@ -176,6 +181,15 @@ class Resolver:
     def know(self, questions: tuple[object, ...]) -> tuple[Answer, ...] | None:
         """The answers if the cache has all of them, else None."""
         return self.engine.know(questions, self._clock())
+
+    def measure(self, sheet: Sheet) -> None:
+        """From now on publish() copies all counts to this sheet."""
+        self._meter = ResolverMeter(sheet, self.engine)
+
+    def publish(self) -> None:
+        """Copy the counts into the metrics, where measure() was called."""
+        if self._meter is not None:
+            self._meter.publish(self.name_servers, self.retries, self._clock())
 
     def close(self) -> None:
         """Answer everything that is open with TIMEOUT and close the sockets."""
@@ -420,6 +434,7 @@ class Resolver:
                 question.tried = 0
             groups.setdefault((self._choose(question.tried, now), question.attempts), []).append(question)
         for (number, _), group in groups.items():
+            self.retries += len(group)
             self._send(group, number, now)
 
 

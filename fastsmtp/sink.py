@@ -45,6 +45,7 @@ from fastsmtp.delivery.printer import Printer
 from fastsmtp.delivery.qmail_queue import DEFAULT_HOME, QmailQueue
 from fastsmtp.log import Log
 from fastsmtp.message import Envelope, Recipient
+from fastsmtp.metrics import Board, Cell, Counter, Sheet
 from fastsmtp.policy.facts import Facts
 from fastsmtp.queue.disk import Disk, InlineDisk
 from fastsmtp.queue.spool import Body, Budget
@@ -52,6 +53,15 @@ from fastsmtp.reply import Reply
 
 if TYPE_CHECKING:
     from fastsmtp.resolver import Hosts
+
+
+HANDED_OVER = Counter(
+    "fastsmtp_handed_over_total",
+    "Messages that were delivered before the 250, without a queue, by kind of DEST: delivered, or the client was told "
+    "failed (5xx) or retry (4xx)",
+    "transport",
+    "outcome",
+)
 
 
 class Transaction(Protocol):
@@ -115,6 +125,7 @@ class DirectSink:
     qmail_home        as /var/qmail: for qmail-queue
     is_compatible     what qmail-queue took is accepted in qmail-smtpd's words
     wall              wall clock, seconds
+    metrics           where outcomes are counted
     """
 
     def __init__(
@@ -132,6 +143,7 @@ class DirectSink:
         qmail_home: str = DEFAULT_HOME,
         is_compatible: bool = False,
         wall: Callable[[], float] = time.time,
+        metrics: Sheet | None = None,
     ) -> None:
         self._disk = disk
         self._programs = programs or disk
@@ -143,6 +155,8 @@ class DirectSink:
         self.log = log
         self.maildirs = MaildirWriter(disk, hostname)
         self.printer = printer or Printer(disk)
+        self._metrics = metrics or Board(1).sheet(0)
+        self._outcomes: dict[tuple[str, str], Cell] = {}
         self.pool = Pool(hostname=hostname, resolve=resolve or self._addresses, limits=limits)
         self.qmail_queue = QmailQueue(self._programs, hostname=hostname, home=qmail_home)
         self._is_compatible = is_compatible
@@ -181,6 +195,15 @@ class DirectSink:
             self._untold.add(hop)
             if self.log is not None:
                 self.log.line("notice", what=str(hop), reason=f"does not offer {hop.tells.upper()} to us")
+
+    def count(self, transport: str, answer: Reply) -> Reply:
+        """Count what became of a message that was to be delivered before the 250."""
+        outcome = "delivered" if answer.is_positive else "failed" if answer.is_permanent else "retry"
+        cell = self._outcomes.get((transport, outcome))
+        if cell is None:
+            self._outcomes[transport, outcome] = cell = HANDED_OVER.of(self._metrics, transport, outcome)
+        cell.inc()
+        return answer
 
     async def _addresses(self, host: str) -> tuple[str, ...]:
         if self._hosts is None:
@@ -274,7 +297,7 @@ class DirectTransaction:
 
     def commit(self, prefix: bytes) -> Reply | Awaitable[Reply]:
         if self._body is None:
-            return reply.accepted(message_id(self._facts))
+            return self._sink.count("discard", reply.accepted(message_id(self._facts)))
         if self._handover is not None:
             return self._hand_over(self._handover, prefix, self._body)
         if self._queue is not None:
@@ -322,12 +345,13 @@ class DirectTransaction:
             outcome = await handover.finish(prefix, body)
         finally:
             body.release()
+        transport = "" if self._hop is None else self._hop.kind
         if isinstance(outcome, Delivered):
-            return reply.handed_over(message_id(self._facts), outcome.said)
+            return self._sink.count(transport, reply.handed_over(message_id(self._facts), outcome.said))
         if isinstance(outcome, Retry) and self._hop is not None:
             also = "; it may have arrived all the same" if outcome.may_have_arrived else ""
             self._log_hop(str(self._hop), outcome.reason + also, outcome.reply)
-        return outcome.reply
+        return self._sink.count(transport, outcome.reply)
 
     async def _enqueue(self, path: str, prefix: bytes, body: Body) -> Reply:
         sink = self._sink
@@ -341,12 +365,12 @@ class DirectTransaction:
         finally:
             body.release()
         if isinstance(outcome, Delivered):
-            return sink.queued(self._facts, outcome.said)
+            return sink.count("qmail-queue", sink.queued(self._facts, outcome.said))
         also = ""
         if isinstance(outcome, Retry) and outcome.may_have_arrived:
             also = "; it may have arrived all the same"
         self._log_hop(f"qmail-queue:{path}", outcome.reason + also, outcome.reply)
-        return outcome.reply
+        return sink.count("qmail-queue", outcome.reply)
 
     def _log_hop(self, deliver: str, reason: str, answer: Reply) -> None:
         if self._sink.log is not None:
@@ -358,6 +382,7 @@ class DirectTransaction:
     async def _store(self, prefix: bytes, body: Body) -> Reply:
         """Maildirs first: what is printed has arrived."""
         sink = self._sink
+        what = "maildir" if self._printed is None else "print"
         try:
             if self._targets is not None:
                 done = sink.maildirs.store(self._targets, self._envelope.sender, prefix, body)
@@ -368,10 +393,10 @@ class DirectTransaction:
                 if done is not None:
                     await done
         except errors.TemporaryError as error:
-            return _failed(sink.log, self._facts, "maildir" if self._printed is None else "print", error)
+            return sink.count(what, _failed(sink.log, self._facts, what, error))
         finally:
             body.release()
-        return reply.accepted(message_id(self._facts))
+        return sink.count(what, reply.accepted(message_id(self._facts)))
 
 
 def _failed(log: Log | None, facts: Facts, what: str, error: Exception) -> Reply:

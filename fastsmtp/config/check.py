@@ -52,6 +52,7 @@ def check(
     checker.senders()
     checker.tarpit()
     checker.log()
+    checker.metrics()
     if table is not None:
         checker.postmaster(table)
     return Checked(tuple(checker.faults), tuple(checker.warnings), tuple(checker.files))
@@ -404,6 +405,22 @@ class _Checker:
         directory, slash, _ = self.config.log.to.rpartition("/")
         if slash and self.is_sound("log", "to") and not self.host.exists(directory or "/"):
             self.fault(("log", "to"), f"there is no directory {directory}")
+
+    def metrics(self) -> None:
+        listen = self.config.metrics.listen
+        if not listen or not self.is_sound("metrics", "listen"):
+            return
+        path = ("metrics", "listen")
+        if listen.startswith("unix:"):
+            directory = listen.removeprefix("unix:").rpartition("/")[0]
+            if not self.host.exists(directory or "/"):
+                self.fault(path, f"there is no directory {directory}")
+            return
+        host, port = parse_endpoint(listen)
+        if port and any((host, port) == (other, number) for _, other, number in self.endpoints()):
+            self.fault(path, "is a listener's address")
+        if not is_loopback(host):
+            self.warn(path, "is not on loopback: whoever reaches it may read how much mail there is")
 
     def postmaster(self, table: AcceptTable) -> None:
         """<postmaster> must be accepted (RFC 5321 section 4.5.1), so its domain must go somewhere."""

@@ -76,6 +76,13 @@ def _log_target(text: str) -> None:
         raise ValueError(f"{text!r} is neither stderr, syslog nor a file (a path that begins with /)")
 
 
+def _metrics_listen(text: str) -> None:
+    if text.startswith("unix:"):
+        _path(text.removeprefix("unix:"))
+    elif text:
+        parse_endpoint(text)
+
+
 def _zone(text: str) -> None:
     """A list's domain."""
     if text.startswith("[") or "." not in parse_host_name(text):
@@ -146,6 +153,7 @@ FORMS: Final[Mapping[str, Callable[[str], None]]] = {
     "ipv4": _ipv4,
     "ipv6": _ipv6,
     "log_target": _log_target,
+    "metrics_listen": _metrics_listen,
     "mailbox": _any(parse_mailbox_key),
     "network": check_network,
     "optional_path": _optional_path,

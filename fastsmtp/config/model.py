@@ -783,6 +783,21 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Numbers for Prometheus (docs/metrics.md), shown by a process of their own."""
+
+    listen: str = field(
+        default="",
+        metadata=about(
+            "HOST:PORT or unix:PATH; everybody who gets there may read",
+            form="metrics_listen",
+            shown="nowhere",
+            example='"127.0.0.1:9425"',
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """A whole configuration: the top of the file, and its tables."""
 
@@ -880,3 +895,4 @@ class Config:
     dns: Dns = Dns()
     policy: Policy = Policy()
     log: Log = Log()
+    metrics: Metrics = Metrics()

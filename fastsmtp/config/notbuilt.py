@@ -8,7 +8,6 @@ from typing import Final
 
 KEYS: Final = frozenset({
     "queue_user",
-    "metrics",
 })  # fmt: skip
 
 DESTS: Final = frozenset({"pipe"})

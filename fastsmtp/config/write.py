@@ -26,6 +26,7 @@ from fastsmtp.config.model import (
     Limits,
     Listen,
     Log,
+    Metrics,
     Mfcheck,
     P0f,
     P0fMatch,
@@ -77,6 +78,7 @@ SECTIONS: Final[tuple[tuple[str, type, bool], ...]] = (
     ("[policy.signatures]", SignatureRule, True),
     ("[[policy.python]]", PythonStage, False),
     ("[log]", Log, True),
+    ("[metrics]", Metrics, True),
 )
 
 _LINE: Final = 118  # columns of the example

@@ -33,6 +33,7 @@ from fastsmtp.policy import (
     tarpit,
 )
 from fastsmtp.policy.facts import Phase
+from fastsmtp.policy.runner import HELD
 from fastsmtp.policy.stage import Mode, Stage
 
 # What holds whatever the configuration says of rules.
@@ -66,7 +67,7 @@ def stages_of(
     speaks_at = Phase[settings.policy.reject_at.upper()]
     said: list[Stage] = []
     if any(stage.phase < speaks_at for stage in rules):
-        said.append(Stage("held", speaks_at, score.speak_held))
+        said.append(Stage(HELD, speaks_at, score.speak_held))
     if has_scores(settings) or own:
         phases = [phase for phase in (Phase.HELO, Phase.MAIL, Phase.RCPT) if phase >= speaks_at]
         if own:

@@ -47,7 +47,7 @@ Observer = Callable[[Facts, Phase, Stage, "Decision | Exception | None"], None]
 
 
 class Report(Protocol):
-    """Who hears of what a decision does not show.  Called only in these two cases, so it costs nothing else."""
+    """Who hears of what stages say, but for "pass": that costs nothing."""
 
     def defect(self, facts: Facts, stage: Stage, error: Exception) -> None:
         """A stage raised."""
@@ -55,6 +55,12 @@ class Report(Protocol):
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
         """A stage in observe mode would have refused."""
 
+    def decided(self, name: str, verdict: Verdict) -> None:
+        """A stage refused; one whose refusal is held for later, when it was found."""
+
+
+HELD = "held"
+"""The stage that speaks refusals of earlier phases."""
 
 # A stage that asks for ever would hold its client for ever; the deadline would make each round shorter only.
 MAX_ROUNDS = 8
@@ -308,6 +314,8 @@ class Plan:
             answer = opinion.reply
             if self._is_soft and answer is not None and answer.is_permanent:
                 verdict, answer = Verdict.DEFER, answer.softened()
+            if self._report is not None and stage.name != HELD:
+                self._report.decided(name, verdict)
             is_prompt = stage.is_prompt or (stage.is_classic and self._is_compatible)
             is_held = phase < self.speaks_at and phase in _HELD_PHASES and not is_prompt
             if is_held and verdict is not Verdict.DROP:
@@ -316,6 +324,8 @@ class Plan:
             return Decision(verdict, answer, opinion.effects, name)
         if verdict is Verdict.PASS:
             return opinion
+        if self._report is not None:
+            self._report.decided(name, verdict)
         return Decision(verdict, opinion.reply, opinion.effects, name)
 
 

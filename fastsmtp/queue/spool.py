@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from typing import Any
 
 from fastsmtp import errors
+from fastsmtp.metrics import Cell, Counter, Gauge, Sheet
 from fastsmtp.queue.disk import Disk
 
 # From here on a body has a file of its own (docs/architecture.md, "A message is").
@@ -28,17 +29,36 @@ MEMORY_BYTES = 65_536
 # What is read from a spool file at once: one read window of the connection.
 PIECE_BYTES = 65_536
 
+MEMORY_IN_USE = Gauge("fastsmtp_body_memory_bytes", "Memory that holds message bodies")
+SPOOLED = Counter("fastsmtp_bodies_spooled_total", "Message bodies that went into files of their own")
+
 _NO_TMPFILE = frozenset({errno.EISDIR, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
 class Budget:
-    """How many bytes of bodies one worker may hold in memory (limits.body_memory_bytes)."""
+    """How many bytes of bodies one worker may hold in memory (limits.body_memory_bytes).
 
-    __slots__ = ("limit_bytes", "used_bytes")
+    spooled  how many bodies went into files
+    """
+
+    __slots__ = ("_meter", "limit_bytes", "spooled", "used_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
+        self.spooled = 0
+        self._meter: tuple[Cell, Cell] | None = None
+
+    def measure(self, sheet: Sheet) -> None:
+        """From now on publish() copies the numbers to this sheet."""
+        self._meter = MEMORY_IN_USE.of(sheet), SPOOLED.of(sheet)
+
+    def publish(self) -> None:
+        """Copy the numbers into the metrics, where measure() was called."""
+        if self._meter is not None:
+            used, spooled = self._meter
+            used.set(self.used_bytes)
+            spooled.set(self.spooled)
 
     def take(self, size_bytes: int) -> bool:
         """Count size_bytes more, unless that is over the limit."""
@@ -151,6 +171,7 @@ class Body:
                 self._chunks.append(chunk)
                 return None
             self._file = SpoolFile()
+            self._budget.spooled += 1
             pieces = [*self._chunks, chunk]
         else:
             pieces = [chunk]

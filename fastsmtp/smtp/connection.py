@@ -279,12 +279,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def _admitted(self, decision: Decision) -> None:
         """CONNECT has decided, or may decide later."""
+        profile = self._profile
         self._conversation.apply(decision.effects, Phase.CONNECT)
         # What was counted for it is no use any more, and an idle connection shall hold almost nothing.
         self._conversation.facts.client.rates = NO_RATES
         needs_handshake = self._is_implicit and self._conversation.facts.tls is None
         if decision.verdict is not Verdict.PASS:
             self._conversation.log_refusal(decision)
+            profile.meter.connection_refused(decision.stage)
             if needs_handshake:
                 # Nothing can be said before the handshake, and a handshake is what we can't afford.
                 self._raw.close()
@@ -330,12 +332,14 @@ class Connection(asyncio.BufferedProtocol):
         self._conversation.apply(decision.effects, Phase.GREETING)
         if decision.verdict is not Verdict.PASS:
             self._conversation.log_refusal(decision)
+            self._profile.meter.connection_refused(decision.stage)
             self._refuse_greeting(decision)
         else:
             self._greet()
 
     def _greet(self) -> None:
         self.life = Life.TALKING
+        self._profile.meter.sessions.inc()
         self._session.greet(self._profile.service.banner(self._profile))
         self._await_command()
         self._pump()
@@ -414,6 +418,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse_proxy(self, reason: str) -> None:
         peer = self._raw.get_extra_info("peername") or ("",)
+        self._profile.meter.connection_refused("proxy")
         self._profile.log.line("proxy_refused", id=self._session_id, client=str(peer[0]), reason=reason)
         self._raw.abort()
 
@@ -666,6 +671,7 @@ class Connection(asyncio.BufferedProtocol):
         self._conversation.apply(decision.effects, Phase.STARTTLS)
         if decision.reply is not None:
             self._conversation.log_refusal(decision)
+            self._profile.meter.connection_refused(decision.stage)
             self._raw.close()
             return
         self._handshake()
@@ -691,6 +697,7 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(outcome, Failed):
             facts = self._conversation.facts
             self._conversation.has_logged = True
+            self._profile.meter.handshake("")
             self._profile.log.line(
                 "tls_failed",
                 id=facts.session_id,
@@ -718,6 +725,7 @@ class Connection(asyncio.BufferedProtocol):
             is_asked=agreed.is_asked,
             certificate=None if shown is None else CertificateFacts(*shown),
         )
+        profile.meter.handshake(agreed.protocol)
         profile.log.line(
             "tls",
             id=facts.session_id,
@@ -813,6 +821,7 @@ class Connection(asyncio.BufferedProtocol):
             last = reply.QMAIL_DIALOGUE.get(last, last)
         facts = self._conversation.facts
         self._conversation.has_logged = True
+        self._profile.meter.timed_out(limit)
         self._profile.log.line(
             "too_slow" if last is reply.TOO_SLOW else "timeout",
             id=facts.session_id,

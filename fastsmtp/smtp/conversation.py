@@ -181,6 +181,7 @@ class Conversation:
     def _rcpt_decided(self, event: Event, decision: Decision) -> Wait:
         if decision.reply is not None:
             self.facts.refused += 1
+            self._count_recipient(decision.reply)
             return self._answer(decision, reply.RECIPIENT_OK, _RCPT)
         delay_s = self._apply(decision.effects, _RCPT) if decision.effects else 0.0
         facts = self.facts
@@ -230,8 +231,17 @@ class Conversation:
             self.session.reply(reply.RECIPIENT_OK)
         else:
             self.facts.refused += 1
+            self._count_recipient(answer)
             self._log_refusal(answer, "sink")
             self.session.reply(answer)
+
+    def _count_recipient(self, refusal: Reply) -> None:
+        meter = self._profile.meter
+        (meter.rcpt_refused if refusal.is_permanent else meter.rcpt_deferred).inc()
+
+    def _count_message(self, refusal: Reply) -> None:
+        meter = self._profile.meter
+        (meter.refused if refusal.is_permanent else meter.deferred).inc()
 
     def data(self, event: Event) -> Wait:
         decision = self._plan.run(_DATA, self.facts)
@@ -336,6 +346,8 @@ class Conversation:
     def _refuse_message(self, decision: Decision) -> Wait:
         """Policy says no to the whole message; the log still knows whose it was."""
         self._abort()
+        if decision.reply is not None:
+            self._count_message(decision.reply)
         wait = self._answer(decision, reply.OK, _END)
         self._forget()
         return wait
@@ -361,6 +373,12 @@ class Conversation:
             self.has_logged = True
             envelope = facts.envelope
             recipients = envelope.recipients  # type: ignore[union-attr]
+            took_s = profile.now() - self.began_s
+            meter = profile.meter
+            meter.accepted.inc()
+            meter.recipients.add(len(recipients))
+            meter.bytes.add(facts.size_bytes)
+            meter.seconds.observe(took_s)
             client = facts.client
             more: dict[str, object] = {}
             if client.name or facts.score:
@@ -380,10 +398,11 @@ class Conversation:
                 hops=facts.header.hops,  # type: ignore[union-attr]
                 tls="off" if facts.tls is None else facts.tls.protocol,
                 code=answer.code,
-                took_ms=int((profile.now() - self.began_s) * 1000.0),
+                took_ms=int(took_s * 1000.0),
                 **more,
             )
         else:
+            self._count_message(answer)
             self._log_refusal(answer, "sink")
         # What has become of the message is known and logged, even if the client is gone before it hears of it.
         pause = self._pause(delay_s, partial(self.session.reply, answer)) if delay_s else None
@@ -400,6 +419,7 @@ class Conversation:
     def violation(self, event: Event) -> Wait:
         facts = self.facts
         self.has_logged = True
+        self._profile.meter.violation(event.violation)
         self._profile.log.line(
             "violation",
             id=facts.session_id,

@@ -75,7 +75,11 @@ class Listener:
         return name[0] if name else ""
 
     def opened(self, connection: Connection) -> None:
+        meter = self.profile.meter
+        meter.connections.inc()
+        meter.open.inc()
         self.service.opened(connection)
 
     def closed(self, connection: Connection) -> None:
+        self.profile.meter.open.dec()
         self.service.closed(connection)

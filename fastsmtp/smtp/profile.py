@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from fastsmtp._session import Terms
 from fastsmtp.config.environment import apply, relevant
 from fastsmtp.config.settings import Settings
-from fastsmtp.policy.decision import Decision
+from fastsmtp.policy.decision import Decision, Verdict
 from fastsmtp.policy.facts import Client, Facts, Phase
 from fastsmtp.policy.reverse_dns import know_name
 from fastsmtp.policy.rules import foreign_names, stages_of
 from fastsmtp.policy.runner import Plan, Round
 from fastsmtp.policy.stage import Stage
 from fastsmtp.smtp.inquiry import Inquiry
+from fastsmtp.smtp.meters import ListenerMeter
 from fastsmtp.smtp.received import ReceivedWriter
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ class Profile:
     localiphost    what our own address in brackets stands for; b"" for nothing
     counts_*       whether a limit asks for this rate, so that nothing is looked up for nothing
     foreign        fields that are ours alone, in lower case, as HeaderFacts has names
+    meter          what is counted of this listener
     refusal        asked at MAIL: why the sink takes no mail now; None: it always takes some
     """
 
     __slots__ = (
         "_derived", "base", "counters", "counts_connections", "counts_handshakes", "counts_messages",
-        "counts_recipients", "foreign", "localiphost", "log", "namer", "now", "plan", "received", "refusal",
+        "counts_recipients", "foreign", "localiphost", "log", "meter", "namer", "now", "plan", "received", "refusal",
         "service", "settings", "sink",
         "terms", "tls", "xclient_terms",
     )  # fmt: skip
@@ -67,6 +69,7 @@ class Profile:
         self.log = service.log
         self.counters = service.counters
         self.now = service.now
+        self.meter = ListenerMeter(service.metrics, settings.listen.name) if base is None else base.meter
         stages = stages_of(
             settings,
             [service.own_stages[rule] for rule in settings.policy.python if rule in service.own_stages],
@@ -122,9 +125,14 @@ class Profile:
     # --- runner.Report ---------------------------------------------------------------------------
 
     def defect(self, facts: Facts, stage: Stage, error: Exception) -> None:
+        self.meter.verdict(stage.name, 0, is_observed=False)
         self.log_defect(facts, error, stage.name)
 
+    def decided(self, name: str, verdict: Verdict) -> None:
+        self.meter.verdict(name, verdict, is_observed=False)
+
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
+        self.meter.verdict(decision.stage or stage.name, decision.verdict, is_observed=True)
         refusal = decision.reply
         self.log.line(
             "observe",

@@ -13,7 +13,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastsmtp import reply
@@ -22,6 +22,7 @@ from fastsmtp._dns import Question
 from fastsmtp.config.settings import Settings
 from fastsmtp.listcare import ListCare
 from fastsmtp.log import Log
+from fastsmtp.metrics import Board, Sheet
 from fastsmtp.policy.runner import Observer
 from fastsmtp.policy.stage import Stage
 from fastsmtp.sink import Sink
@@ -29,6 +30,7 @@ from fastsmtp.smtp.connection import Connection
 from fastsmtp.smtp.ids import SessionIds
 from fastsmtp.smtp.life import STRESSED_COMMAND_S
 from fastsmtp.smtp.listener import Listener
+from fastsmtp.smtp.meters import Measured, WorkerMeter
 from fastsmtp.smtp.profile import Profile
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class Service:
     questions_s  how long the questions of one phase may take
     own_stages   the operator's own stages, as policy.own.load_stages gives them
     observer     told of every stage that ran
+    metrics      this worker's sheet; None: one that nobody reads
+    measured     what else copies its counts into the metrics with every tick
     """
 
     def __init__(
@@ -85,6 +89,8 @@ class Service:
         questions_s: float = 5.0,
         own_stages: Mapping[PythonStage, Stage] | None = None,
         observer: Observer | None = None,
+        metrics: Sheet | None = None,
+        measured: Iterable[Measured] = (),
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.log = log
@@ -115,6 +121,10 @@ class Service:
             timeout_s=questions_s,
         )
         self.lists.tick(now())
+        self.metrics = metrics or Board(1).sheet(0)
+        self._meter = WorkerMeter(self.metrics, log, counters)
+        for source in (self.lists, resolver, *measured):
+            self._meter.add(source)
         self.observer = observer
         self.ids = SessionIds(worker, wall)
         self.buffer = bytearray(WINDOW_BYTES)
@@ -187,6 +197,7 @@ class Service:
         self.tick_s = now = self.now()
         self.counters.beat(now)
         self._feel_stress()
+        self._meter.publish()
         for connection in [c for c in self.connections if c.since_s + c.patience_s <= now or c.ends_s <= now]:
             self._expire(connection, now)
         if now - self._swept_s >= SWEEP_S:
@@ -295,6 +306,7 @@ class Service:
         self.lists.close()
         for answerer in self._answerers.values():
             await answerer.close()
+        self._meter.publish()
         if self.resolver is not None and self._closes_resolver:
             self.resolver.close()
         self.log.flush()

@@ -28,7 +28,7 @@ from fastsmtp.supervisor.heartbeat import Pulse
 from fastsmtp.supervisor.regions import Regions
 from fastsmtp.supervisor.shapes import Aside, MasterLog
 from fastsmtp.supervisor.sockets import Address
-from fastsmtp.supervisor.worker import DRAIN_S, live
+from fastsmtp.supervisor.worker import DRAIN_S, START_FAILED, live
 
 LEAST_DRAIN_S: Final = 1.0
 """What the last of them gets to end in, when those before it have used up the time."""
@@ -74,6 +74,7 @@ class Asides:
         self._posts: dict[str, _Post] = {}
         self._addresses: Sequence[Address] = ()
         self._descriptors = 0
+        self._warned: set[str] = set()
         self._began_s = now()
         self._end_s = 0.0
         self._is_stopping = False
@@ -175,7 +176,8 @@ class Asides:
         """ConfigError, OSError: it can't be done now."""
         now = self._now()
         account, warning = privilege.account_for(aside.user, self._addresses)
-        if warning:
+        if warning and aside.user not in self._warned:
+            self._warned.add(aside.user)
             self._log().line("notice", what=name, reason=warning)
         aside.own(None if account is None else (account.uid, account.gid))
         index = self._regions.take_aside()
@@ -190,8 +192,13 @@ class Asides:
         self._log().flush()
 
         def body() -> int:
+            try:
+                aside.prepare()
+            except (ConfigError, OSError) as error:
+                theirs.say("failed", str(error))
+                return START_FAILED
             return live(
-                aside, 0, index, region,
+                aside, 0, index, region, self._regions.board,
                 sockets=(), channel=theirs, account=account, descriptors=descriptors, is_beating=True,
             )  # fmt: skip
 
@@ -206,6 +213,7 @@ class Asides:
         post.running = aside
         post.child = Child(pid=pid, region=index, channel=ours, pulse=Pulse(now, START_S), born_s=now)
         self._poll.register(ours.fileno(), select.POLLIN)
+        self._regions.meter.started(name)
         self._log().line("aside_start", what=name, pid=pid)
 
     def _not_forked(self, name: str, post: _Post, error: ConfigError | OSError) -> None:
@@ -240,6 +248,7 @@ class Asides:
                 continue
             number = child.judge(self._regions.beat_s(child.region), now)
             if number is not None:
+                self._regions.meter.stalled(name)
                 took_ms = child.lived_ms(now)
                 self._log().line(
                     "aside_stalled", what=name, pid=child.pid, signal=number.name, took_ms=took_ms
@@ -254,6 +263,7 @@ class Asides:
         self._hear_one(name, child)
         child.forget(self._poll)
         self._regions.give_back(child.region, is_in_order=status == 0)
+        self._regions.meter.ended(name, is_in_order=status == 0)
         now = self._now()
         running, post.running, post.child = post.running, None, None
         how = ending(status)

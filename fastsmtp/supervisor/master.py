@@ -44,6 +44,7 @@ from fastsmtp.supervisor.generation import (
     ending,
 )
 from fastsmtp.supervisor.heartbeat import LOOK_S, Pulse
+from fastsmtp.supervisor.meters import WORKER
 from fastsmtp.supervisor.notify import READY, STOPPING, Notifier
 from fastsmtp.supervisor.privilege import Account
 from fastsmtp.supervisor.regions import Regions
@@ -247,7 +248,7 @@ class Master:
 
         def body() -> int:
             return live(
-                plan, number, index, region,
+                plan, number, index, region, self._regions.board,
                 sockets=seat, channel=theirs, account=account, descriptors=descriptors,
             )  # fmt: skip
 
@@ -265,6 +266,7 @@ class Master:
             pid=pid, number=number, region=index, channel=ours, pulse=Pulse(now), born_s=now
         )
         self._poll.register(ours.fileno(), select.POLLIN)
+        self._regions.meter.started(WORKER)
         self._log.line("worker_start", worker=number, pid=pid, reason=reason)
 
     def _put_off(self, generation: Generation, number: int, error: OSError) -> None:
@@ -316,6 +318,7 @@ class Master:
         self._hear(generation, worker)
         worker.forget(self._poll)
         self._regions.give_back(worker.region, is_in_order=status == 0)
+        self._regions.meter.ended(WORKER, is_in_order=status == 0)
         now = self._now()
         how = ending(status)
         is_replaced = (
@@ -359,6 +362,7 @@ class Master:
             number = worker.judge(self._regions.beat_s(worker.region), now)
             if number is None:
                 continue
+            self._regions.meter.stalled(WORKER)
             self._log.line(
                 "worker_stalled",
                 worker=worker.number,
@@ -454,6 +458,7 @@ class Master:
             self._refuse(str(error))
 
     def _refuse(self, reason: str) -> None:
+        self._regions.meter.reloads_refused.inc()
         for fault in reason.splitlines():
             self._log.line("reload_refused", reason=fault)
         self._notifier.send(READY)
@@ -474,6 +479,7 @@ class Master:
 
     def _succeed(self, coming: Generation) -> None:
         """The new workers serve: the old ones may go."""
+        self._regions.meter.reloads.inc()
         old = self._current
         self._current, self._coming = coming, None
         coming.has_served = True

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
+from fastsmtp.admin.exposition import Exposition
 from fastsmtp.authorities import Authorities, concerns, read_authorities
 from fastsmtp.certificate import key_concern, not_after, self_made
 from fastsmtp.config.endpoint import parse_endpoint
@@ -83,7 +84,11 @@ class ServerPlan:
     @property
     def asides(self) -> Sequence[Aside]:
         """What runs beside the workers: each part of the server that needs a process adds its own here."""
-        return ()
+        config = self.loaded.config
+        asides: list[Aside] = []
+        if config.metrics.listen:
+            asides.append(Exposition(config.metrics.listen, config.user, self.log, self.descriptors))
+        return asides
 
     def kind(self, path: str) -> str:
         if path in self._pem:
@@ -141,14 +146,16 @@ class ServerPlan:
             cache_bytes=config.dns.cache_bytes,
             workers=self.workers,
         )
+        budget = Budget(max(one.limits.body_memory_bytes for one in self.settings))
         sink = DirectSink(
             disk=ThreadDisk(),
-            budget=Budget(max(one.limits.body_memory_bytes for one in self.settings)),
+            budget=budget,
             spool_directory=os.path.join(self.state, SPOOL),
             hostname=config.hostname,
             log=log,
             programs=ThreadDisk(threads=PROGRAMS),
             is_compatible=self.settings[0].is_compatible,
+            metrics=seat.metrics,
         )
         service = Service(
             settings=self.settings,
@@ -162,6 +169,8 @@ class ServerPlan:
             questions_s=config.dns.timeout_s,
             own_stages=self.own_stages,
             descriptors=seat.descriptors,
+            metrics=seat.metrics,
+            measured=(budget,),
         )
         for listener, sock in seat.sockets:
             await service.listen(listener, sock)

@@ -1,4 +1,4 @@
-"""Which region of the shared counters belongs to which process.
+"""Which region of the shared counters, and which sheet of the metrics, belongs to which process.
 
 Workers take the lowest free ones, since every look-up of a client reads all
 regions up to the highest that a worker ever had; what runs beside them counts no
@@ -8,13 +8,22 @@ clients, and takes the highest.
 from __future__ import annotations
 
 from fastsmtp._counters import Counters, Region
+from fastsmtp.metrics import Board
+from fastsmtp.supervisor.meters import ProcessMeter
 
 
 class Regions:
-    """The regions of a mapping; an index is taken until it is given back."""
+    """The regions of a mapping; an index is taken until it is given back.
+
+    board    the metrics; the master's own sheet is the last
+    meter    what is counted of the processes
+    """
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
+        self.board = Board(counters.workers + 1)
+        self._sheet = self.board.sheet(counters.workers)
+        self.meter = ProcessMeter(self._sheet)
         self._taken: set[int] = set()
         self._used = 1
 
@@ -40,8 +49,9 @@ class Regions:
         return index
 
     def give_back(self, index: int, *, is_in_order: bool) -> None:
-        """Its process is dead, and did or did not end in order; what it counted is forgotten."""
+        """Its process is dead, and did or did not end in order; what it counted of clients is forgotten."""
         self._taken.discard(index)
+        self.board.fold(index, self._sheet)
         if is_in_order:
             self._counters.release(index)
         else:

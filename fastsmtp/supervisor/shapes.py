@@ -16,6 +16,7 @@ from typing import Protocol
 
 from fastsmtp._counters import Region
 from fastsmtp.log import Log
+from fastsmtp.metrics import Board, Sheet
 from fastsmtp.records import dataclass
 
 
@@ -34,6 +35,8 @@ class Seat:
     number       0, 1, ... within its generation; for names in logs
     identity     a small number that no other live worker has, of this generation or another
     region       its counters
+    metrics      its part of the metrics
+    board        the metrics of all processes, for who shows them
     sockets      (index of the Listener, listening socket): at least one for each address
     descriptors  how many files it may open
     """
@@ -41,6 +44,8 @@ class Seat:
     number: int
     identity: int
     region: Region
+    metrics: Sheet
+    board: Board
     sockets: Sequence[tuple[int, socket.socket]]
     descriptors: int
 
@@ -93,6 +98,9 @@ class Aside(Starter, Protocol):
 
     def own(self, account: tuple[int, int] | None) -> None:
         """In the master, before each fork: make what it needs of us.  ConfigError or OSError: it can't be."""
+
+    def prepare(self) -> None:
+        """In its process, before it becomes its account: import what that account perhaps can't.  As own()."""
 
     def release(self) -> None:
         """In the master, once: its process has ended and none will follow; close what `own` opened."""

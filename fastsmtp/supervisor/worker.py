@@ -21,6 +21,7 @@ from typing import Final
 
 from fastsmtp._counters import Region
 from fastsmtp.errors import ConfigError
+from fastsmtp.metrics import Board
 from fastsmtp.supervisor import privilege
 from fastsmtp.supervisor.channel import Channel
 from fastsmtp.supervisor.privilege import Account
@@ -48,6 +49,7 @@ def live(
     number: int,
     identity: int,
     region: Region,
+    board: Board,
     *,
     sockets: Sequence[tuple[int, int]],
     channel: Channel,
@@ -70,6 +72,8 @@ def live(
         number,
         identity,
         region,
+        board.sheet(identity),
+        board,
         [(listener, socket.socket(fileno=fd)) for listener, fd in sockets],
         descriptors,
     )

@@ -50,7 +50,7 @@ class Beside:
 
     text    another one makes another aside of it
     fail    a sentence: it can't start
-    unable  a sentence: the master can't prepare it
+    unable  a sentence: the master can't do its part;  bare  nor its process, before it becomes its account
     crash   it dies as soon as it runs, until the file `state`/NAME is there
     hang    SIGUSR1 makes it block its loop
     stays   its drain lasts until it is told to close
@@ -62,6 +62,7 @@ class Beside:
     text: str = ""
     fail: str = ""
     unable: str = ""
+    bare: str = ""
     crash: bool = False
     stays: bool = False
     path: str = ""
@@ -84,6 +85,10 @@ class Beside:
         if self.fd < 0:
             self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
         self._say("owned", account)
+
+    def prepare(self) -> None:
+        if self.bare:
+            raise ConfigError(self.bare)
 
     def release(self) -> None:
         if self.fd >= 0:

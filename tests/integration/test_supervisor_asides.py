@@ -62,6 +62,7 @@ def test_those_of_one_order_start_together(tmp_path: pathlib.Path) -> None:
     [
         ({"fail": "the queue is of a newer version"}, "error: queue: the queue is of a newer version"),
         ({"unable": "no such directory"}, "error: queue: no such directory"),
+        ({"bare": "no such module"}, "error: queue: no such module"),
         ({"crash": True}, "error: queue: ended with signal SIGKILL before it was ready"),
     ],
 )

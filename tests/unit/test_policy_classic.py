@@ -304,6 +304,9 @@ class Session:
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
         self.observed_stages.append(stage.name)
 
+    def decided(self, name: str, verdict: Verdict) -> None:
+        """Seen in the reply."""
+
     def say(self, sender: bytes, recipient: bytes = b"<b@example.org>") -> tuple[str, int, str, str]:
         """Where the session ends: the phase, the codes, and the stage; ("", 0, "", "") when it does not."""
         facts = self.facts

@@ -45,6 +45,7 @@ class Session:
         self, under: Settings, zone: Zone | None = None, own: Any = (), address: str = "192.0.2.1"
     ) -> None:
         self.reports: list[tuple[str, str]] = []
+        self.verdicts: list[tuple[str, Verdict]] = []
         self.plan = Plan(stages_of(under, own), under, report=self)
         self.zone = zone or {}
         self.facts = Facts("ID", "mx", "198.51.100.25", Client(Address(address)))
@@ -56,6 +57,9 @@ class Session:
 
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
         self.reports.append(("observe", stage.name))
+
+    def decided(self, name: str, verdict: Verdict) -> None:
+        self.verdicts.append((name, verdict))
 
     def phase(self, phase: Phase) -> Decision:
         if phase in (Phase.HELO, Phase.MAIL):

@@ -179,6 +179,9 @@ def test_the_observer_hears_of_every_stage_and_the_report_of_what_does_not_show(
         def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
             told.append(("observed", stage.name))
 
+        def decided(self, name: str, verdict: Verdict) -> None:
+            told.append((verdict.name, name))
+
     plan = Plan(
         [says("a", None), raises("b", "pass"), says("c", DENIED, mode="observe"), asks("d", "x")],
         settings(),
@@ -190,6 +193,9 @@ def test_the_observer_hears_of_every_stage_and_the_report_of_what_does_not_show(
     waiting.resume({"x": "good"})
     assert traced == [("a", "NoneType"), ("b", "KeyError"), ("c", "Decision"), ("d", "NoneType")]
     assert told == [("defect", "b"), ("observed", "c")]
+    refusing = Plan([says("a", DENIED)], settings(), report=Report())
+    assert isinstance(refusing.run(Phase.MAIL, facts()), Decision)
+    assert told[2:] == [("REJECT", "a")]
 
 
 def test_the_same_facts_give_the_same_decision() -> None:

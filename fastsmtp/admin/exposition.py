@@ -39,29 +39,24 @@ class Exposition:
     """The aside; see supervisor.shapes.
 
     listen  HOST:PORT or unix:PATH
+    log     of the master; the process itself writes none
     """
 
     name = "metrics"
     order = 0
 
-    def __init__(self, listen: str, user: str, log: Log, descriptors: Sequence[int]) -> None:
+    def __init__(self, listen: str, user: str, log: Log) -> None:
         self.user = user
         self._listen = listen
         self._log = log
-        self._log_descriptors = descriptors
         self._socket: socket.socket | None = None
 
     @property
     def descriptors(self) -> Sequence[int]:
-        bound = [] if self._socket is None else [self._socket.fileno()]
-        return [*self._log_descriptors, *bound]
+        return [] if self._socket is None else [self._socket.fileno()]
 
     def is_same(self, other: Aside) -> bool:
-        return (
-            isinstance(other, Exposition)
-            and (other._listen, other.user) == (self._listen, self.user)
-            and list(other._log_descriptors) == list(self._log_descriptors)
-        )
+        return isinstance(other, Exposition) and (other._listen, other.user) == (self._listen, self.user)
 
     def own(self, account: tuple[int, int] | None) -> None:
         """Bind, as root where we are; the socket stays ours, so a client of a dead process waits for the next."""

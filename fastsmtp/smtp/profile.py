@@ -69,7 +69,8 @@ class Profile:
         self.log = service.log
         self.counters = service.counters
         self.now = service.now
-        self.meter = ListenerMeter(service.metrics, settings.listen.name) if base is None else base.meter
+        meter = ListenerMeter(service.metrics, settings.listen.name) if base is None else base.meter
+        self.meter: ListenerMeter = meter
         stages = stages_of(
             settings,
             [service.own_stages[rule] for rule in settings.policy.python if rule in service.own_stages],

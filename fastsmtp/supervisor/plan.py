@@ -87,7 +87,7 @@ class ServerPlan:
         config = self.loaded.config
         asides: list[Aside] = []
         if config.metrics.listen:
-            asides.append(Exposition(config.metrics.listen, config.user, self.log, self.descriptors))
+            asides.append(Exposition(config.metrics.listen, config.user, self.log))
         return asides
 
     def kind(self, path: str) -> str:

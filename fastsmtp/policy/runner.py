@@ -55,7 +55,7 @@ class Report(Protocol):
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
         """A stage in observe mode would have refused."""
 
-    def decided(self, name: str, verdict: Verdict) -> None:
+    def judged(self, name: str, verdict: Verdict) -> None:
         """A stage refused; one whose refusal is held for later, when it was found."""
 
 
@@ -315,7 +315,7 @@ class Plan:
             if self._is_soft and answer is not None and answer.is_permanent:
                 verdict, answer = Verdict.DEFER, answer.softened()
             if self._report is not None and stage.name != HELD:
-                self._report.decided(name, verdict)
+                self._report.judged(name, verdict)
             is_prompt = stage.is_prompt or (stage.is_classic and self._is_compatible)
             is_held = phase < self.speaks_at and phase in _HELD_PHASES and not is_prompt
             if is_held and verdict is not Verdict.DROP:
@@ -325,7 +325,7 @@ class Plan:
         if verdict is Verdict.PASS:
             return opinion
         if self._report is not None:
-            self._report.decided(name, verdict)
+            self._report.judged(name, verdict)
         return Decision(verdict, opinion.reply, opinion.effects, name)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastsmtp import reply
+from fastsmtp.metrics import Board
 from fastsmtp.smtp.ids import SessionIds
 from fastsmtp.smtp.profile import Profile
 
@@ -61,6 +62,8 @@ class Alone:
         self.tick_s = now()
         self.counters = SoleCounters()
         self.lists = NoCare()
+        # Nobody reads what one session counts.
+        self.metrics = Board(1).sheet(0)
         self.questions_s = loaded.config.dns.timeout_s
         # Whoever asks for it knows that questions are answered; who does that is made with the first one.
         self.resolver = self

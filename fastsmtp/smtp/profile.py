@@ -129,7 +129,7 @@ class Profile:
         self.meter.verdict(stage.name, 0, is_observed=False)
         self.log_defect(facts, error, stage.name)
 
-    def decided(self, name: str, verdict: Verdict) -> None:
+    def judged(self, name: str, verdict: Verdict) -> None:
         self.meter.verdict(name, verdict, is_observed=False)
 
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:

@@ -299,7 +299,12 @@ FAULTS = [
         "F:3: queue.double_bounce: must be postmaster or drop, not 'nobody'",
         "F:4: queue.free_bytes: must be at least 0, not -5",
     ]),
-    ("[metrics]\nlisten = '127.0.0.1:9425'", ["F:1: metrics: not built in this version"]),
+    ("[metrics]\nlisten = '9425'", ["F:2: metrics.listen: '9425' is a port without its host, as in 127.0.0.1:9425"]),
+    ("[metrics]\nlisten = 'unix:run'", ["F:2: metrics.listen: path 'run' must begin with /"]),
+    ("[metrics]\nlisten = 'unix:/nowhere/m'", ["F:2: metrics.listen: there is no directory /nowhere"]),
+    ("[metrics]\nlisten = '127.0.0.1:25'\n[[listen]]\naddress = ['127.0.0.1:25']", [
+        "F:2: metrics.listen: is a listener's address",
+    ]),
     ("[[accept]]\ndomain = 'a.example'\nrecipients = 'ask'\ndeliver = 'pipe:x'", [
         "F:3: accept.recipients: ask needs an smtp or lmtp next hop that can be asked, not refuse",
         "F:4: accept.deliver: pipe: not built in this version",

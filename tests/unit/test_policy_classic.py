@@ -304,7 +304,7 @@ class Session:
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
         self.observed_stages.append(stage.name)
 
-    def decided(self, name: str, verdict: Verdict) -> None:
+    def judged(self, name: str, verdict: Verdict) -> None:
         """Seen in the reply."""
 
     def say(self, sender: bytes, recipient: bytes = b"<b@example.org>") -> tuple[str, int, str, str]:

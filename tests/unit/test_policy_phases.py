@@ -58,7 +58,7 @@ class Session:
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
         self.reports.append(("observe", stage.name))
 
-    def decided(self, name: str, verdict: Verdict) -> None:
+    def judged(self, name: str, verdict: Verdict) -> None:
         self.verdicts.append((name, verdict))
 
     def phase(self, phase: Phase) -> Decision:

@@ -179,7 +179,7 @@ def test_the_observer_hears_of_every_stage_and_the_report_of_what_does_not_show(
         def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
             told.append(("observed", stage.name))
 
-        def decided(self, name: str, verdict: Verdict) -> None:
+        def judged(self, name: str, verdict: Verdict) -> None:
             told.append((verdict.name, name))
 
     plan = Plan(

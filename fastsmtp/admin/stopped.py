@@ -84,9 +84,7 @@ class StoppedQueue:
                     found.fault(self._store, place, str(error))
                     continue
                 reconciler.record(place, len(message.envelope.recipients), partial(_given, message))
-            self.lost = reconciler.finish(
-                {(one.header.number, one.header.epoch) for one in found.segments}
-            ).lost
+            self.lost = reconciler.finish(found).lost
         except OSError as error:
             self._file.close()
             raise errors.ConfigError(f"{error.filename or self._directory}: {error.strerror}") from None

@@ -3,7 +3,7 @@
     reconciler = Reconciler(file, done, now_ms=..., is_new=bool(opened.quarantine))
     for place, payload in recovery.messages(os, store):
         for recipient in reconciler.record(place, recipients, decode): ...    to be tried now
-    result = reconciler.finish(segments)
+    result = reconciler.finish(recovery)
 
 The journal says what was accepted, the done-log what is finished, and only of
 the rest the index says when.  Running it twice, or half of it, changes nothing.
@@ -12,14 +12,18 @@ Blocking, and before anybody else uses the index.  Rank 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import os.path
+from collections.abc import Callable
 from typing import NamedTuple
 
 from fastsmtp.queue.done import Done, Outcome
+from fastsmtp.queue.fileheader import Purpose
 from fastsmtp.queue.index import IndexFile
 from fastsmtp.queue.model import QueuedMessage
 from fastsmtp.queue.place import Place
+from fastsmtp.queue.recovery import Recovery
 from fastsmtp.queue.row import Key, Row, row_of
+from fastsmtp.queue.store import NAMES, number_of
 
 # Of rows without a record: each is told in the log, up to so many.
 TOLD = 1_000
@@ -89,13 +93,25 @@ class Reconciler:
                 now.append(recipient)
         return now
 
-    def finish(self, segments: Collection[tuple[int, int]]) -> Reconciled:
-        """All records were told; segments: (number, epoch) of all that there are, empty ones too."""
+    def finish(self, recovery: Recovery) -> Reconciled:
+        """All records of what recover() found were told."""
+        segments = {(one.header.number, one.header.epoch) for one in recovery.segments}
+        # A segment that isn't there was retired, as all of it was finished, unless its header was damaged.
+        unreadable = {
+            number_of(os.path.basename(fault.file), NAMES[Purpose.MAIL])
+            for fault in recovery.faults
+            if not fault.offset
+        }
         self._end_segment()
         for number, epoch in self._file.segments():
-            if (number, epoch) not in segments:
+            if (number, epoch) in segments:
+                continue
+            if number in unreadable:
                 self._begin_segment((number, epoch))
                 self._end_segment()
+            else:
+                with self._file.transaction():
+                    self._finished += self._file.remove_segment(number, epoch)
         return Reconciled(self._waiting, self._adopted, self._finished, self._lost, self._lost_count)
 
     def _begin_segment(self, segment: tuple[int, int]) -> None:

@@ -398,6 +398,16 @@ class Deliverer:
             if site.waiting_count:
                 site.go_on()
 
+    def make_room(self, source: SourceState) -> None:
+        """Close an idle connection from a source that has no more."""
+        for site in self._sites.values():
+            if site.let_go(source):
+                return
+
+    def is_wanted(self, source: SourceState) -> bool:
+        """Whether mail waits anywhere for a connection from it."""
+        return any(site.waits_for(source) for site in self._sites.values())
+
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)

@@ -19,6 +19,7 @@ from fastsmtp.delivery.lane import Lane, Pending
 from fastsmtp.delivery.mx import Host, in_order
 from fastsmtp.delivery.outcome import Hop
 from fastsmtp.delivery.site import Need, Site, Target
+from fastsmtp.delivery.source import SourceState
 from fastsmtp.delivery.starttls import OutgoingTls, RuleFor, TlsRule
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ class Dialer:
 
     def elsewhere(self, site: Site, pending: Pending, error: errors.SourceUnusable) -> None:
         self._deliverer.elsewhere(site, pending, error)
+
+    def make_room(self, source: SourceState) -> None:
+        self._deliverer.make_room(source)
+
+    def is_wanted(self, source: SourceState) -> bool:
+        return self._deliverer.is_wanted(source)
 
     def keep(self, lane: Lane) -> None:
         rule = self._rules.pop(lane, None)

@@ -70,6 +70,12 @@ class Dialer(Protocol):
     async def dial(self, site: Site, need: Need, target: Target, pending: Pending) -> Lane:
         """A connection that has greeted, safe as it must be.  Raises TemporaryError."""
 
+    def make_room(self, source: SourceState) -> None:
+        """All connections from it are used up: one that is idle goes, whatever its site."""
+
+    def is_wanted(self, source: SourceState) -> bool:
+        """Whether mail waits anywhere for a connection from it."""
+
     def keep(self, lane: Lane) -> None:
         """Remember what is worth it of a connection that ends."""
 
@@ -174,6 +180,8 @@ class Site:
             task = asyncio.get_running_loop().create_task(self._open(need, waiting))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        if need.source.is_full and waiting.pending and not waiting.connecting:
+            self._dialer.make_room(need.source)
         if len(self._waiting) > 1 and waiting.pending and self.open_count >= self._limit:
             self._make_room(need)
 
@@ -192,6 +200,17 @@ class Site:
             if other != need and waiting.idle:
                 waiting.idle[0].quit()
                 return
+
+    def let_go(self, source: SourceState) -> bool:
+        """Close an idle connection from this source; False when there is none."""
+        for need, waiting in self._waiting.items():
+            if need.source is source and waiting.idle:
+                waiting.idle[0].quit()
+                return True
+        return False
+
+    def waits_for(self, source: SourceState) -> bool:
+        return any(waiting.pending and need.source is source for need, waiting in self._waiting.items())
 
     # --- what lanes ask -----------------------------------------------------------------------------
 
@@ -235,6 +254,9 @@ class Site:
         now = self._dialer.now()
         if self._is_closed or need.who is not None or not self._remote.idle_s:
             lane.quit()
+            return
+        if need.source.is_full and self._dialer.is_wanted(need.source):
+            lane.quit()  # another site waits for it
             return
         lane.deadline_s = min(now + self._remote.idle_s, lane.born_s + self._remote.age_s)
         self._waiting[need].idle.append(lane)

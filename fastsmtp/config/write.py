@@ -88,7 +88,8 @@ _PREFACE: Final = """\
 # A commented key shows its default; where its comment begins with "default:", the value is an example.
 # An empty file is a valid configuration.  Where a list is asked for, an entry that begins with "/" is a file
 # with one entry a line (# comments), re-read when it changes.
-# Who wins: a flag of the command line, then this file, then the default.  `fastsmtp config` says which.
+# Who wins: a flag of the command line, then this file, then a qmail home, then the default.  `fastsmtp config`
+# says which.
 """
 
 _INTRODUCTION: Final = """\
@@ -101,7 +102,8 @@ file is valid. `fastsmtp config --example` prints one with every key, `fastsmtp 
 with yours, each with file and line, and `fastsmtp config` shows what is in effect and where each value comes
 from.
 
-- Who wins: a flag of the command line, then the file, then the default.
+- Who wins: a flag of the command line, then the file, then a qmail home (`qmail`, [qmail.md](qmail.md)), then the
+  default.
 - Where a list is asked for, an entry that begins with "/" is a file with one entry a line (`#` comments),
   re-read when it changes; a single text is a list of one.
 - A key that the design names and this version doesn't have yet is a fault, never ignored.

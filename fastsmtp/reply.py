@@ -374,6 +374,11 @@ def of_error(error: Exception) -> Reply:
     return OUR_DEFECT
 
 
+def is_of_error(answer: Reply) -> bool:
+    """Whether of_error gave it: then no server said it."""
+    return answer is OUR_DEFECT or answer in _OF_ERROR.values()
+
+
 _OF_ERROR: dict[type, Reply] = {
     errors.StorageFull: STORAGE_FULL,
     errors.StorageFailed: STORAGE_FAILED,

@@ -45,7 +45,10 @@ DEFAULTS: dict[bytes, bytes] = {
 
 
 class NextHop:
-    """The server.  connections counts; lines and messages (as on the wire, without the end) are of all connections."""
+    """The server.  connections counts, peers are their addresses.
+
+    lines and messages (as on the wire, without the end) are of all connections.
+    """
 
     def __init__(
         self,

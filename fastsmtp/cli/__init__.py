@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "queue": "the mail that waits: list, show, flush, hold, release, delete, bounce",
     "cert": "make a key and a certificate",
     "smtpd": "one SMTP session on standard input and output, in qmail-smtpd's place",
+    "remote": "one message to one host, in qmail-remote's place",
     "preline": "qmail's preline: a message with its From, Return-Path and Delivered-To lines",
     "pop3d": "one POP3 session over a Maildir, in qmail-pop3d's place",
     "popup": "name and password of a POP3 client, in qmail-popup's place",
@@ -33,6 +34,7 @@ COMMANDS: Final = {
 PROGRAMS: Final = {
     "preline": "preline",
     "qmail-smtpd": "smtpd",
+    "qmail-remote": "remote",
     "qmail-pop3d": "pop3d",
     "qmail-popup": "popup",
 }

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fastsmtp.cli import PROGRAMS
-from fastsmtp.config import notbuilt
 from fastsmtp.errors import ConfigError
 
 USAGE = "usage: fastsmtp qmail link BIN\n       fastsmtp qmail unlink BIN"
@@ -21,9 +20,6 @@ USAGE = "usage: fastsmtp qmail link BIN\n       fastsmtp qmail unlink BIN"
 COMMAND = "fastsmtp"
 KEPT = ".qmail"  # behind the name of a program that gave way
 FRESH = ".fastsmtp-new"  # behind the name of a link that is being made
-
-# What will be linked too, once it is there.
-LATER = ("qmail-remote",)
 
 Step = Callable[[], None]
 
@@ -42,8 +38,6 @@ def run(arguments: Sequence[str]) -> int:
     folder = os.path.abspath(folder)
     if what == "link":
         _link(folder, _command())
-        for name in LATER:
-            print(f"{folder}/{name}: stays as it is ({notbuilt.MESSAGE})")
     else:
         _unlink(folder)
     return 0

@@ -22,18 +22,21 @@ PIECE_BYTES: Final = 65_536
 class LfFile:
     """See job.Stored.  fd must be seekable; it stays the caller's.
 
+    start          where in the file the message begins
     ends_with_lf   what RFC 5321 asks of a message, and qmail-remote of its input
     """
 
     prefix = b""
+    chunks = None
 
-    def __init__(self, fd: int, id: str, envelope: Envelope, accepted_ms: int) -> None:
+    def __init__(self, fd: int, id: str, envelope: Envelope, accepted_ms: int, start: int = 0) -> None:
         """Reads the whole file once, for its size.  Raises errors.StorageFailed."""
         self.id = id
         self.accepted_ms = accepted_ms
         self.envelope = envelope
         self.origins = Origins(address="")
         self._fd = fd
+        self._start = start
         self.size_bytes = 0
         self.tail = b""
         last = b""
@@ -43,7 +46,7 @@ class LfFile:
         self.tail = last
         try:
             end = os.fstat(fd).st_size
-            self.ends_with_lf = end > 0 and os.pread(fd, 1, end - 1) == b"\n"
+            self.ends_with_lf = end > start and os.pread(fd, 1, end - 1) == b"\n"
         except OSError as error:
             raise errors.StorageFailed(f"the message: {error.strerror}") from None
 
@@ -58,7 +61,7 @@ class LfFile:
 
     def blocking_pieces(self, system: Any) -> Iterator[bytes]:
         encoder = CrlfEncoder()
-        at = 0
+        at = self._start
         while True:
             try:
                 data = system.pread(self._fd, PIECE_BYTES, at)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
+from fastsmtp.reply import is_of_error
 
 TEXT_BYTES: Final = 5_000
 """Of what a server says; qmail-send writes it to its log and into the bounce."""
@@ -24,19 +25,35 @@ _LINE_ENDS: Final = {ord("\r"): None, ord("\0"): "?", ord("\n"): " "}
 
 
 def report(outcomes: Sequence[Outcome]) -> bytes:
-    """The bytes; outcomes are one a recipient, at least one."""
-    if any(outcome.hop is None for outcome in outcomes):
+    """The bytes; outcomes are one a recipient, at least one.
+
+    Where the session broke off, a recipient that nobody has refused is "accepted", and the message report says
+    what became of it.
+    """
+    broken = [outcome for outcome in outcomes if not _is_said(outcome)]
+    if len(broken) == len(outcomes):
         # Nobody was asked about anybody: DNS, connection, TLS, or the message itself.
-        worst = next((one for one in outcomes if isinstance(one, Retry)), outcomes[0])
-        return message_report(worst)
-    parts = [_recipient(outcome) for outcome in outcomes]
+        return message_report(_worst(broken))
+    parts = [_recipient(outcome) if _is_said(outcome) else b"r\0" for outcome in outcomes]
     delivered = next((one for one in outcomes if isinstance(one, Delivered)), None)
-    if delivered is not None:
+    if broken:
+        parts.append(message_report(_worst(broken)))
+    elif delivered is not None:
         parts.append(message_report(delivered))
     else:
-        parts.append(_part("D", "Giving up on", _host(outcomes[0]), ""))
+        parts.append(_part("D", "Giving up on", f"{_host(outcomes[0])}.", ""))
     return b"".join(parts)
-    return b"".join(parts)
+
+
+def _is_said(outcome: Outcome) -> bool:
+    """Whether a server said so, not we."""
+    if outcome.hop is None:
+        return False
+    return isinstance(outcome, Delivered) or not is_of_error(outcome.reply)
+
+
+def _worst(outcomes: Sequence[Outcome]) -> Outcome:
+    return next((one for one in outcomes if isinstance(one, Retry)), outcomes[0])
 
 
 def message_report(outcome: Outcome) -> bytes:

@@ -53,9 +53,6 @@ def test_link_keeps_what_was_there_and_unlink_puts_it_back(
         assert picture(home)[f"{name}.qmail"] == before[name]
         assert f"{home}/{name}: kept as {home}/{name}.qmail" in said
         assert f"{home}/{name}: a link to {script}" in said
-    assert f"{home}/qmail-remote: stays as it is (not built in this version)" in said
-    assert picture(home)["qmail-remote"] == before["qmail-remote"]
-
     assert command.run(["unlink", str(home)]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said == [f"{home}/{name}: put back from {home}/{name}.qmail" for name in PROGRAMS]

@@ -29,7 +29,8 @@ UNKNOWN = Failed(Reply(550, "5.1.2", "No such domain"), "b.example does not exis
 K = b"K%b accepted message.\nRemote host said: 2.0.0 Ok: queued\n\0" % WHO
 H = b"h%b does not like recipient.\nRemote host said: 550 5.1.1 Nobody\n\0" % WHO
 S = b"s%b does not like recipient.\nRemote host said: 450 4.2.1 Full\n\0" % WHO
-GIVEN_UP = b"DGiving up on %b\n\0" % WHO
+GIVEN_UP = b"DGiving up on %b.\n\0" % WHO
+CUT_OFF = Retry(NEXT_HOP_DOWN, "the connection was lost", True, hop=HOP)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,11 @@ GIVEN_UP = b"DGiving up on %b\n\0" % WHO
         ([DOWN, DOWN], b"Z192.0.2.1: Connection refused. (#4.4.1)\n\0"),
         ([LOST], b"Zthe connection was lost. Possible duplicate! (#4.4.1)\n\0"),
         ([UNKNOWN], b"Db.example does not exist. (#5.1.2)\n\0"),
+        ([CUT_OFF], b"Zthe connection was lost. Possible duplicate! (#4.4.1)\n\0"),
+        (
+            [CUT_OFF, NO, LATER],
+            b"r\0" + H + S + b"Zthe connection was lost. Possible duplicate! (#4.4.1)\n\0",
+        ),
         ([UNKNOWN, DOWN], b"Z192.0.2.1: Connection refused. (#4.4.1)\n\0"),
     ],
 )

@@ -7,6 +7,7 @@ Rank 1: pure; imports _event, _parser and reply.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.string cimport memcmp
 
 from fastsmtp._ascii cimport ATEXT, DIGIT, NAME, is_in, is_word, upper
 from fastsmtp._event cimport Event, Kind, Terms, new_event
@@ -157,6 +158,21 @@ cdef object read_helo(const char *p, Py_ssize_t n, Terms terms, bint is_extended
     return event
 
 
+cdef Py_ssize_t scan_double_bounce(const char *p, Py_ssize_t n, Mailbox *out) noexcept nogil:
+    """Offset behind "<#@[]>" at p, or -SYNTAX.
+
+    qmail sends double bounces from there, to whoever its doublebouncehost is.  It is no address by any grammar.
+    """
+    if n < 6 or memcmp(p, b"<#@[]>", 6) != 0:
+        return -<Py_ssize_t>Fault.SYNTAX
+    out.local_at = 1
+    out.local_end = 2
+    out.domain_at = 3
+    out.domain_end = 5
+    out.is_quoted = out.is_utf8 = False
+    return 6
+
+
 cdef object read_mail(const char *p, Py_ssize_t n, Terms terms, bint is_extended):
     """mail = "MAIL FROM:" Reverse-path [SP Mail-parameters]
 
@@ -173,6 +189,8 @@ cdef object read_mail(const char *p, Py_ssize_t n, Terms terms, bint is_extended
     while at < n and p[at] == b' ':
         at += 1
     end = scan_path(p + at, n - at, True, terms.is_smtputf8, &terms.limits, &mailbox)
+    if end < 0 and terms.is_compatible:
+        end = scan_double_bounce(p + at, n - at, &mailbox)
     if end < 0:
         return replies.NEED_SMTPUTF8 if end == -<Py_ssize_t>Fault.NEEDS_UTF8 else replies.BAD_SENDER_SYNTAX
     event = new_event(Kind.ON_MAIL)

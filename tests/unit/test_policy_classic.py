@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fastsmtp import reply
+from fastsmtp._body import HeaderScanner
 from fastsmtp._dns import Status
 from fastsmtp._parser import Path, parse_mailbox, parse_path
 from fastsmtp.address import Address
@@ -18,14 +19,15 @@ from fastsmtp.config.denymail import denymail_of, parse_denymail
 from fastsmtp.config.load import load
 from fastsmtp.config.patterns import AddressPatterns, parse_pattern, parse_patterns
 from fastsmtp.config.settings import Settings
+from fastsmtp.fingerprint import Fingerprint, P0fQuestion
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy import badmailfrom, denymail, relay, require_tls, tarpit
-from fastsmtp.policy.decision import Decision, Delay, Grant, Held, Tag, Verdict
+from fastsmtp.policy.decision import Decision, Delay, Fingerprinted, Grant, Held, Tag, Verdict
 from fastsmtp.policy.facts import Client, Facts, Phase, TlsFacts
 from fastsmtp.policy.rules import stages_of
-from fastsmtp.policy.runner import Plan
+from fastsmtp.policy.runner import Plan, Round
 from fastsmtp.policy.stage import Stage
-from tests.fakes.zone import MX, A, Zone, decision_of
+from tests.fakes.zone import MX, A, Zone, answer, decision_of
 from tests.settings import compatible
 
 LISTED: dict[str, Any] = {"zone": "dbl.example", "of": ["mail"], "action": "reject"}
@@ -551,3 +553,76 @@ def test_a_tarpit_that_observes_delays_nothing_and_is_told_once() -> None:
         told += [(effect.name, effect.value) for effect in decision.effects if isinstance(effect, Tag)]
         known.envelope.recipients.append(Recipient(b"b@example.org", b"example.org"))  # type: ignore[union-attr]
     assert told == [("tarpit", "2")]
+
+
+# --- judged again ------------------------------------------------------------------------------------
+
+EVERY_RULE: dict[str, Any] = {
+    **RULES,
+    "require_tls": [{"sender": "@bank.example"}],
+    "tarpit": {"after_recipients": 2, "step_s": 1},
+    "p0f": {"socket": "/run/p0f", "header": True, "match": [{"os": "Windows *", "score": 2, "delay_s": 3}]},
+    "header": "X-P",
+}
+XP = Fingerprint("Windows XP", "DSL")
+
+
+def judged(under: Settings, sender: bytes, record: dict[Any, Any], *, is_again: bool) -> bytes:
+    """A whole session's decisions and effects as text; is_again: nothing may be asked that is not recorded."""
+    plan = Plan(stages_of(under), under)
+    known = facts(sender)
+    known.header = HeaderScanner().finish()
+    said = []
+    for phase in (
+        Phase.CLIENT,
+        Phase.CONNECT,
+        Phase.HELO,
+        Phase.MAIL,
+        Phase.RCPT,
+        Phase.RCPT,
+        Phase.RCPT,
+        Phase.END,
+    ):
+        known.recipient = path(b"<b@example.org>") if phase >= Phase.RCPT else None
+        decided = plan.run(phase, known)
+        while isinstance(decided, Round):
+            for question in decided.questions:
+                assert not is_again or question in record
+                if question not in record:
+                    record[question] = XP if isinstance(question, P0fQuestion) else answer(ZONE, question)  # type: ignore[arg-type]
+            decided = decided.resume(record)
+        for effect in decided.effects:
+            if isinstance(effect, Fingerprinted):
+                known.client.fingerprint = effect.fingerprint
+            elif isinstance(effect, Held | Tag):
+                known.note(phase, effect)
+            elif isinstance(effect, Grant):
+                known.client.may_relay, known.client.skips_checks = effect.may_relay, effect.skips_checks
+            slots: tuple[str, ...] = type(effect).__slots__
+            values = [f"{slot}={getattr(effect, slot)!r}" for slot in slots if slot != "fingerprint"]
+            said.append(f"{phase.name} {type(effect).__name__} {' '.join(values)}")
+        said.append(f"{phase.name} {decided!r} {known.score} {dict(known.tags)}")
+        if decided.reply is None and phase is Phase.RCPT:
+            known.envelope.recipients.append(Recipient(b"b@example.org", b"example.org"))  # type: ignore[union-attr]
+    return "\n".join(said).encode()
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [
+        b"<a@good.example>", b"<bad@good.example>", b"<>", b"<a@here>", b"<a@nowhere.example>", b"<a@slow.example>",
+        b"<a@listed.example>", b"<a@unsure.example>", b"<a@bank.example>",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+@pytest.mark.parametrize("is_compatible", [False, True])
+def test_a_session_is_judged_the_same_again(sender: bytes, mode: str, is_compatible: bool) -> None:
+    under = settings(**{**EVERY_RULE, "mode": mode})
+    if is_compatible:
+        under = compatible(under)
+    record: dict[Any, Any] = {}
+    first = judged(under, sender, record, is_again=False)
+    assert len(record) >= 1
+    for _ in range(2):
+        assert judged(under, sender, dict(record), is_again=True) == first
+    assert (b"Delay" in first) is (mode == "enforce" and b"RCPT Decision(PASS" in first)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, overload
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -212,13 +212,21 @@ class AskingObject:
         finally:
             self._give()
 
-    def read(self, size: int, buffer: memoryview) -> int:
+    @overload
+    def read(self, size: int) -> bytes: ...
+    @overload
+    def read(self, size: int, buffer: memoryview) -> int: ...
+    def read(self, size: int, buffer: memoryview | None = None) -> bytes | int:
         self._take()
         try:
+            if buffer is None:
+                return self._connection.recv(size)
             return self._connection.recv_into(buffer, size)
         except SSL.Error as error:
             self._has_more = False
             self._give()
+            if isinstance(error, SSL.WantReadError) and self._incoming.eof:
+                raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer's end without its close_notify") from None
             raise _translated(error) from None
 
     def write(self, data: bytes | bytearray | memoryview) -> int:

@@ -93,7 +93,7 @@ def _serve(flags: Flags) -> int:
     )
     alone = Alone(loaded, sink, log, _own_stages(settings))
     has_tls = settings.listen.tls != "off" and bool(settings.tls.certificate)
-    tls = LaterTls(settings.tls) if has_tls else None
+    tls = LaterTls(settings.tls, alone.log_failure) if has_tls else None
     profile = SoleProfile(alone, settings, tls)  # type: ignore[arg-type]
     if _needs_loop(loaded):
         alone.loop  # noqa: B018 - made

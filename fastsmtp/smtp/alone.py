@@ -21,15 +21,16 @@ from fastsmtp.smtp.profile import Profile
 if TYPE_CHECKING:
     import asyncio
 
+    from fastsmtp.authorities import Authorities
     from fastsmtp.config.load import Loaded
-    from fastsmtp.config.model import PythonStage
+    from fastsmtp.config.model import PythonStage, Tls
     from fastsmtp.log import Log, LogWriter
     from fastsmtp.policy.decision import Decision
     from fastsmtp.policy.runner import Observer, Round
     from fastsmtp.policy.stage import Stage
     from fastsmtp.sink import DirectSink
     from fastsmtp.smtp.inquiry import Answerer, Inquiry
-    from fastsmtp.tls import Handshake, ServerTls
+    from fastsmtp.tls import ServerTls
 
 
 class Alone:
@@ -228,20 +229,33 @@ class LaterLog:
 class LaterTls:
     """A listener's TLS, read with the first handshake."""
 
-    def __init__(self, table: Any) -> None:
+    def __init__(self, table: Tls, log_failure: Callable[[str, BaseException], None]) -> None:
         self._table = table
+        self._log_failure = log_failure
         self._made: ServerTls | None = None
 
-    def load(self) -> ServerTls:
-        """Raises errors.ConfigError when a certificate can't be used."""
+    def load(self, *, asks: bool = False) -> ServerTls:
+        """asks: the engine that asks for a certificate is wanted.  ConfigError when our own can't be used."""
         if self._made is None:
             from fastsmtp.tls import ServerTls, ignore_bad_server_names, read_configured
 
             ignore_bad_server_names()
+            table = self._table
             self._made = ServerTls(
-                *read_configured(self._table), minimum=self._table.minimum, ciphers=self._table.ciphers
+                *read_configured(table),
+                minimum=table.minimum,
+                ciphers=table.ciphers,
+                authorities=self._authorities() if asks and table.client_ca else None,
             )
         return self._made
 
-    def handshake(self, ssl_object: Any) -> Handshake:
-        return self.load().handshake(ssl_object)
+    def _authorities(self) -> Authorities | None:
+        """None when they can't be used: nobody relays by a certificate then, and all else goes on."""
+        from fastsmtp.authorities import read_authorities
+        from fastsmtp.errors import ConfigError
+
+        try:
+            return read_authorities(self._table.client_ca, self._table.client_crl)
+        except ConfigError as error:
+            self._log_failure("tls.client_ca", error)
+            return None

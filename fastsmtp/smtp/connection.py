@@ -22,14 +22,11 @@ from fastsmtp.policy.decision import PASSED, Decision, Token, Verdict
 from fastsmtp.policy.facts import (
     NO_ENVIRONMENT,
     NO_RATES,
-    CertificateFacts,
     Client,
     Facts,
     Origin,
     Phase,
-    TlsFacts,
 )
-from fastsmtp.policy.relay import asks_certificate
 from fastsmtp.policy.runner import Round
 from fastsmtp.smtp import proxy, xclient
 from fastsmtp.smtp.conversation import HANDLERS, Conversation
@@ -47,11 +44,8 @@ from fastsmtp.smtp.pause import Pause, Wait
 from fastsmtp.smtp.start_tls import Failed, Outcome, Raised, Upgrade
 
 if TYPE_CHECKING:
-    import ssl
-
     from fastsmtp.smtp.listener import Listener
     from fastsmtp.tls import ServerTls
-    from fastsmtp.tls_asking import AskingContext
 
 _TALKING = Life.TALKING
 
@@ -685,9 +679,7 @@ class Connection(asyncio.BufferedProtocol):
         self.life = Life.HANDSHAKE
         self.patience_s = NEVER
         self._is_reading = False
-        context: ssl.SSLContext | AskingContext = tls.context
-        if tls.asking is not None and asks_certificate(self._conversation.facts, self._profile.settings):
-            context = tls.asking
+        context = self._profile.engine(tls, self._conversation.facts)
         Upgrade(service.loop, self._raw, self, context, timeout_s=timeout_s, done=self._handshake_over)
 
     def _handshake_over(self, outcome: Outcome) -> None:
@@ -715,29 +707,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = outcome.transport
         facts = self._conversation.facts
         agreed = profile.tls.handshake(outcome.ssl_object)  # type: ignore[union-attr]
-        shown = agreed.certificate
-        facts.tls = TlsFacts(
-            agreed.protocol,
-            agreed.cipher,
-            agreed.bits,
-            agreed.server_name,
-            is_resumed=agreed.is_resumed,
-            is_asked=agreed.is_asked,
-            certificate=None if shown is None else CertificateFacts(*shown),
-        )
         profile.meter.handshake(agreed.protocol)
-        profile.log.line(
-            "tls",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            tls=agreed.protocol,
-            cipher=agreed.cipher,
-            server_name=agreed.server_name or None,
-            is_resumed=agreed.is_resumed,
-            cert=None if shown is None else shown.fingerprint,
-            cert_fault=None if shown is None else shown.reason or None,
-        )
+        profile.raised(facts, agreed)
         self._session.restart(is_tls=True)
         waiting, self._waiting = self._waiting, None
         if waiting is not None:

@@ -14,7 +14,8 @@ from fastsmtp._session import Terms
 from fastsmtp.config.environment import apply, relevant
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Decision, Verdict
-from fastsmtp.policy.facts import Client, Facts, Phase
+from fastsmtp.policy.facts import CertificateFacts, Client, Facts, Phase, TlsFacts
+from fastsmtp.policy.relay import asks_certificate
 from fastsmtp.policy.reverse_dns import know_name
 from fastsmtp.policy.rules import foreign_names, stages_of
 from fastsmtp.policy.runner import Plan, Round
@@ -24,8 +25,11 @@ from fastsmtp.smtp.meters import ListenerMeter
 from fastsmtp.smtp.received import ReceivedWriter
 
 if TYPE_CHECKING:
+    import ssl
+
     from fastsmtp.smtp.service import Service
-    from fastsmtp.tls import ServerTls
+    from fastsmtp.tls import Handshake, ServerTls
+    from fastsmtp.tls_asking import AskingContext
 
 # How many lines of a traceback a log line carries: the innermost ones tell what broke.
 _TRACEBACK_LINES = 12
@@ -112,6 +116,37 @@ class Profile:
 
     def grant_pass(self, client: Client, seconds: float) -> None:
         self.counters.grant_pass(client.address.key, self.now() + seconds)
+
+    def engine(self, tls: ServerTls, facts: Facts) -> ssl.SSLContext | AskingContext:
+        """What makes this client's handshake: with a request for its certificate, or without."""
+        if tls.asking is not None and asks_certificate(facts, self.settings):
+            return tls.asking
+        return tls.context
+
+    def raised(self, facts: Facts, agreed: Handshake) -> None:
+        """TLS stands: what was agreed on is a fact, and in the log."""
+        shown = agreed.certificate
+        facts.tls = TlsFacts(
+            agreed.protocol,
+            agreed.cipher,
+            agreed.bits,
+            agreed.server_name,
+            is_resumed=agreed.is_resumed,
+            is_asked=agreed.is_asked,
+            certificate=None if shown is None else CertificateFacts(*shown),
+        )
+        self.log.line(
+            "tls",
+            id=facts.session_id,
+            client=facts.client.address.text,
+            listener=facts.listener,
+            tls=agreed.protocol,
+            cipher=agreed.cipher,
+            server_name=agreed.server_name or None,
+            is_resumed=agreed.is_resumed,
+            cert=None if shown is None else shown.fingerprint,
+            cert_fault=None if shown is None else shown.reason or None,
+        )
 
     def inquire(self, first: Round) -> Inquiry:
         """Ask the questions of a phase, all rounds of them."""

@@ -14,7 +14,8 @@ from fastsmtp import reply
 from fastsmtp._session import QUIT, STARTTLS, Event, Session
 from fastsmtp.errors import ConfigError
 from fastsmtp.policy.decision import Decision, Token, Verdict
-from fastsmtp.policy.facts import Client, Facts, Phase, TlsFacts
+from fastsmtp.policy.facts import Client, Facts, Phase
+from fastsmtp.policy.relay import asks_certificate
 from fastsmtp.smtp.conversation import HANDLERS, Conversation
 from fastsmtp.smtp.life import HANDSHAKE_S, LINGER_BYTES, LINGER_S, RATE_WINDOW_S
 from fastsmtp.smtp.pause import Pause
@@ -288,7 +289,7 @@ class Single:
             self._conversation.log_refusal(decision)
             return decision.reply
         try:
-            self._tls.load()  # type: ignore[union-attr]
+            self._tls.load(asks=asks_certificate(facts, profile.settings))  # type: ignore[union-attr]
         except ConfigError as error:
             self._alone.log_failure("tls", error)
             return reply.TLS_OFF
@@ -298,8 +299,9 @@ class Single:
         """Raise the connection to TLS; False when that failed, and nothing more can be said."""
         profile, facts = self._profile, self._facts
         assert self._tls is not None
+        tls = self._tls.load(asks=asks_certificate(facts, profile.settings))
         try:
-            found = self._wire.start_tls(self._tls.load().context, self._alone.now() + HANDSHAKE_S)
+            found = self._wire.start_tls(profile.engine(tls, facts), self._alone.now() + HANDSHAKE_S)
         except (TlsFailed, Late) as error:
             self._conversation.has_logged = True
             profile.log.line(
@@ -310,20 +312,7 @@ class Single:
                 reason=str(error) or "no handshake in time",
             )
             return False
-        agreed = self._tls.handshake(found)
-        facts.tls = TlsFacts(
-            agreed.protocol, agreed.cipher, agreed.bits, agreed.server_name, is_resumed=agreed.is_resumed
-        )
-        profile.log.line(
-            "tls",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            tls=agreed.protocol,
-            cipher=agreed.cipher,
-            server_name=agreed.server_name or None,
-            is_resumed=agreed.is_resumed,
-        )
+        profile.raised(facts, tls.handshake(found))
         if self._is_implicit:
             self._session.restart(is_tls=True)
         return True

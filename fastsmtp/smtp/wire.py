@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
 
+    from fastsmtp.tls_asking import AskingContext, AskingObject
+
 READ_BYTES = 4_096
 BODY_READ_BYTES = 65_536
 
@@ -53,7 +55,7 @@ class Wire:
         self._write_end = write_end
         self._now = now
         self._stop = stop
-        self._tls: ssl.SSLObject | None = None
+        self._tls: ssl.SSLObject | AskingObject | None = None
         self._incoming: ssl.MemoryBIO | None = None
         self._outgoing: ssl.MemoryBIO | None = None
         self.bytes_in = 0
@@ -178,12 +180,14 @@ class Wire:
 
     # --- TLS and the end -------------------------------------------------------------------------
 
-    def start_tls(self, context: ssl.SSLContext, deadline_s: float) -> ssl.SSLObject:
+    def start_tls(
+        self, context: ssl.SSLContext | AskingContext, deadline_s: float
+    ) -> ssl.SSLObject | AskingObject:
         """A handshake as the server.  Raises TlsFailed, Gone, Late, Stopped."""
         import ssl
 
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        tls: ssl.SSLObject | AskingObject = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         while True:
             try:
                 tls.do_handshake()

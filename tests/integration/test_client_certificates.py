@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from fastsmtp.certificate import make_certificate
 from tests.conftest import needs
 from tests.integration.daemon import Daemon
 from tests.integration.servers import until
@@ -78,24 +83,41 @@ class Certificates(Daemon):
         source: str = "127.0.0.1",
         folder: Path,
     ) -> str:
-        """The answer to RCPT, of a session in TLS; the message is sent where it was 250."""
-        command = [
-            program("openssl"), "s_client", "-connect", f"127.0.0.1:{self.ports[listener]}", f"-{version}",
-            "-bind", f"{source}:0", "-ign_eof", "-crlf", "-quiet",
-        ]  # fmt: skip
-        if listener != "smtps":
-            command += ["-starttls", "smtp"]
-        if pair is not None:
-            certificate, key = pair.write(folder, "client")
-            command += ["-cert", certificate, "-key", key]
-        dialogue = f"EHLO client.example\nMAIL FROM:<a@example.net>\nRCPT TO:<{recipient}>\nDATA\n"
-        dialogue += "Subject: x\n\ntext\n.\nQUIT\n"
-        done = subprocess.run(command, input=dialogue.encode(), capture_output=True, timeout=60, check=False)
-        said = done.stdout.decode().splitlines()
-        answers = [line for line in said if re.match(r"\d{3} ", line)]
-        # EHLO (and the greeting, or the capabilities of STARTTLS), MAIL, RCPT, DATA ...
-        at = next(index for index, line in enumerate(answers) if line.startswith("250 2.1.0"))
-        return answers[at + 1]
+        """The answer to RCPT; see answer_of."""
+        port = self.ports[listener]
+        return answer_of(
+            port, version, pair, recipient, is_implicit=listener == "smtps", source=source, folder=folder
+        )
+
+
+def answer_of(
+    port: int,
+    version: str,
+    pair: Pair | None,
+    recipient: str,
+    *,
+    is_implicit: bool = False,
+    source: str = "127.0.0.1",
+    folder: Path,
+) -> str:
+    """What s_client hears to RCPT in a session in TLS; the message is sent where it is 250."""
+    command = [
+        program("openssl"), "s_client", "-connect", f"127.0.0.1:{port}", f"-{version}",
+        "-bind", f"{source}:0", "-ign_eof", "-crlf", "-quiet",
+    ]  # fmt: skip
+    if not is_implicit:
+        command += ["-starttls", "smtp"]
+    if pair is not None:
+        certificate, key = pair.write(folder, "client")
+        command += ["-cert", certificate, "-key", key]
+    dialogue = f"EHLO client.example\nMAIL FROM:<a@example.net>\nRCPT TO:<{recipient}>\nDATA\n"
+    dialogue += "Subject: x\n\ntext\n.\nQUIT\n"
+    done = subprocess.run(command, input=dialogue.encode(), capture_output=True, timeout=60, check=False)
+    said = done.stdout.decode().splitlines()
+    answers = [line for line in said if re.match(r"\d{3} ", line)]
+    # EHLO (and the greeting, or the capabilities of STARTTLS), MAIL, RCPT, DATA ...
+    at = next(index for index, line in enumerate(answers) if line.startswith("250 2.1.0"))
+    return answers[at + 1]
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +232,77 @@ def test_authorities_lists_and_grants_are_re_read(tmp_path: Path) -> None:
         daemon.process.signal(signal.SIGHUP)
         daemon.wait_for_log("reload")
         becomes(EVE, "250")
+
+
+# --- fastsmtp smtpd -------------------------------------------------------------------------------
+
+SMTPD = """
+hostname = "mx.example.org"
+[relay]
+networks = []
+certificates = "{folder}/tlsclients"
+[deliver]
+default = "maildir:{folder}/mail/{domain}/{local}"
+queue = false
+[tls]
+certificate = "{folder}/server.pem"
+key = "{folder}/server.key"
+client_ca = "{folder}/clientca.pem"
+[policy.mfcheck]
+mode = "off"
+[policy.helo]
+mode = "off"
+[policy.reverse_dns]
+mode = "off"
+[log]
+to = "{folder}/log"
+format = "json"
+"""
+
+
+@pytest.fixture
+def smtpd(tmp_path: Path) -> Path:
+    """A folder with a configuration for `fastsmtp smtpd`."""
+    Pair(*make_certificate(["mx.example.org"], days=2)).write(tmp_path, "server")
+    (tmp_path / "clientca.pem").write_bytes(OURS.pem)
+    (tmp_path / "tlsclients").write_text("joe@example.org\n")
+    (tmp_path / "fastsmtp.toml").write_text(SMTPD.replace("{folder}", str(tmp_path)))
+    return tmp_path
+
+
+def smtpd_answer(folder: Path, pair: Pair | None) -> str:
+    """answer_of one `fastsmtp smtpd`, started as tcpserver does it."""
+    command = [sys.executable, "-m", "fastsmtp", "smtpd", "--config", str(folder / "fastsmtp.toml")]
+    environment: dict[str, str] = {**os.environ, "TCPREMOTEIP": "127.0.0.1", "PROTO": "TCP"}
+
+    def serve() -> None:
+        client, _ = listening.accept()
+        with client:
+            subprocess.run(command, stdin=client, stdout=client, env=environment, timeout=60, check=False)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(serve)
+        port = listening.getsockname()[1]
+        answer = answer_of(port, "tls1_3", pair, "a@elsewhere.example", folder=folder)
+        serving.result()
+    return answer
+
+
+@pytest.mark.parametrize("who", ["joe", "eve", "foreign", "none"])
+def test_smtpd_asks_as_well(smtpd: Path, who: str) -> None:
+    pair, refusal = WHO[who]
+    answer = smtpd_answer(smtpd, pair)
+    assert answer.startswith(refusal or "250 2.1.5")
+
+
+def test_smtpd_goes_on_without_its_authorities(smtpd: Path) -> None:
+    """A file that breaks later takes no session with it: nobody relays by certificate, that is all."""
+    pem = OURS.pem.replace(b"MII", b"!!!", 1)
+    (smtpd / "clientca.pem").write_bytes(pem)
+    assert smtpd_answer(smtpd, JOE).startswith("550 5.7.1 Relaying denied")
+    log = [json.loads(line) for line in (smtpd / "log").read_text().splitlines()]
+    (line,) = [line for line in log if line["event"] == "defect"]
+    assert (line["what"], "clientca.pem:1: the certificate can't be read" in line["reason"]) == (
+        "tls.client_ca",
+        True,
+    )

@@ -278,7 +278,14 @@ def smtpd_answer(folder: Path, pair: Pair | None) -> str:
     def serve() -> None:
         client, _ = listening.accept()
         with client:
-            subprocess.run(command, stdin=client, stdout=client, env=environment, timeout=60, check=False)
+            subprocess.run(
+                command,
+                stdin=client.fileno(),
+                stdout=client.fileno(),
+                env=environment,
+                timeout=60,
+                check=False,
+            )
 
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
         serving = pool.submit(serve)

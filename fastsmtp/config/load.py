@@ -115,7 +115,9 @@ def load(
         provenance={dotted(path): origin for path, origin in origins.items()},
         # A trial is to be tried, not put right: its greeting and its limits matter to nobody.
         warnings=() if is_trial else (*warnings, *checked.warnings),
-        watched_files=tuple(dict.fromkeys([*([file] if file else []), *files, *checked.files])),
+        watched_files=tuple(
+            dict.fromkeys([*([file] if file else []), *files, *checked.files, *(home.files if home else ())])
+        ),
         is_trial=is_trial,
         home=home,
         environment=environment,

@@ -177,6 +177,7 @@ def session_terms(options: int) -> dict[str, Any]:
         "is_smtputf8": not options >> 11 & 1,
         "is_dsn": not options >> 12 & options >> 13 & 1,
         "recipients": (1_000, 0)[options >> 14 & 1],
+        "is_compatible": bool(~options >> 4 & options >> 5 & options >> 6 & 1),
     }
 
 

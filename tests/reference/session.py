@@ -36,6 +36,7 @@ class Terms(NamedTuple):
     is_chunking: bool = True
     is_smtputf8: bool = True
     is_dsn: bool = True
+    is_compatible: bool = False
 
     def capabilities(self, is_tls: bool) -> bytes:
         words = [
@@ -204,9 +205,13 @@ class Session:
     def _write(self, reply: Reply) -> None:
         self._output += reply.head + (b" (id %s)\r\n" % self.id if reply.code >= 400 else b"\r\n")
 
+    def _told(self, reply: Reply) -> Reply:
+        """qmail-smtpd's code for it, where the terms want that."""
+        return replies.QMAIL_DIALOGUE.get(reply, reply) if self.terms.is_compatible else reply
+
     def _error(self, reply: Reply) -> None:
         """4xx and 5xx are counted; the last one allowed ends the session."""
-        self._write(reply)
+        self._write(self._told(reply))
         self.errors += 1
         if self.terms.errors and self.errors >= self.terms.errors:
             self._write(replies.TOO_MANY_ERRORS)
@@ -214,6 +219,7 @@ class Session:
             self._last_words.append(_violation("too_many_errors", replies.TOO_MANY_ERRORS, is_fatal=True))
 
     def _fatal(self, violation: str, reply: Reply) -> Event:
+        reply = self._told(reply)
         self._write(reply)
         self.errors += 1
         self._stop()
@@ -223,7 +229,7 @@ class Session:
         """The message is not taken, but what comes behind it can be told from it."""
         self._end_transaction()
         self._error(reply)
-        yield _violation(violation, reply, is_fatal=False)
+        yield _violation(violation, self._told(reply), is_fatal=False)
         yield Event("RESET", {})
 
     def _stop(self) -> None:
@@ -258,7 +264,7 @@ class Session:
         self.commands += 1
         if end == 0 or end > self._line_bytes():
             self._error(replies.LINE_TOO_LONG)
-            yield _violation("line_too_long", replies.LINE_TOO_LONG, is_fatal=False)
+            yield _violation("line_too_long", self._told(replies.LINE_TOO_LONG), is_fatal=False)
             # What is left of the line, when the session is not over with it.
             while not self.is_closing and (end := self._input.find(b"\n") + 1) == 0:
                 yield None
@@ -348,7 +354,7 @@ class Session:
         if verb in {b"STARTTLS", b"XCLIENT"}:
             return None if self.state == "ready" else replies.BAD_SEQUENCE
         if verb == b"MAIL":
-            return None if self.state == "ready" else replies.NESTED_MAIL
+            return None if self.state == "ready" or self.terms.is_compatible else replies.NESTED_MAIL
         if self.state == "ready":
             return replies.NEED_MAIL
         if verb == b"RCPT":
@@ -360,7 +366,10 @@ class Session:
     # --- commands -----------------------------------------------------------------------------------------
 
     def _helo(self, name: bytes, is_extended: bool) -> Iterator[Event]:
-        if not HELO_NAME.fullmatch(name) or len(name) > self.terms.domain_bytes:
+        if self.terms.is_compatible:
+            octets = [bytes([octet]) for octet in name[: self.terms.domain_bytes]]
+            name = b"".join(octet if HELO_NAME.fullmatch(octet) else b"?" for octet in octets) or b"?"
+        elif not HELO_NAME.fullmatch(name) or len(name) > self.terms.domain_bytes:
             self._error(replies.SYNTAX_ERROR)
             return
         if self.state not in {"fresh", "ready"}:
@@ -408,6 +417,9 @@ class Session:
             return self._error(replies.NEED_SMTPUTF8)
         if 0 < self.terms.message_bytes < fields["size_bytes"]:
             return self._error(replies.TOO_BIG)
+        if self.state != "ready":
+            self._end_transaction()
+            yield Event("RESET", {})
         self._is_smtputf8 = fields["is_smtputf8"]
         yield Event("MAIL", fields)
 

@@ -367,3 +367,35 @@ def test_tcpserver_and_we_choose_the_same(compiled: Path) -> None:
                 name,
                 said,
             )
+
+
+@needs("tcprules", "tcprulescheck")
+@pytest.mark.parametrize(
+    "client",
+    [
+        "2001:db8::1",
+        "2001:db8::2",
+        "2001:db8:7::9",
+        "2001:db8:7:1::9",
+        "2001:db9::1",
+        "fe80::1",
+        "fe80:1::2",
+        "::1",
+    ],
+)
+def test_tcpserver_and_we_choose_the_same_for_ipv6(tmp_path: Path, client: str) -> None:
+    text = (
+        "2001:db8::1:allow,A=#1#\n2001:db8::allow,A=#2#\n2001:db8:7::allow,A=#3#\nfe80:::deny\n:allow,A=#4#\n"
+    )
+    cdb = tmp_path / "rules.cdb"
+    subprocess.run(["tcprules", str(cdb), str(tmp_path / "tmp")], input=text.encode(), check=True, timeout=60)
+    environment = {"TCPREMOTEIP": client, "TCP6REMOTEIP": client, "PATH": "/usr/bin:/bin"}
+    said = subprocess.run(
+        ["tcprulescheck", str(cdb)], env=environment, capture_output=True, check=True, timeout=60
+    ).stdout.decode()
+    for found in (rules(cdb.read_bytes()), rules(text)):
+        rule = found.find(Address(client))
+        assert rule is not None
+        assert ("deny" in said) is rule.is_denied
+        for value in "1234":
+            assert (f"variable A={value}" in said) is (rule.variables.get("A") == value), (said, rule)

@@ -11,7 +11,6 @@ Rank 0: imports nothing of ours.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 # RFC 5424 section 6.2.1 severities; they only matter where lines go to syslog.
@@ -441,5 +440,7 @@ def renewed(page: str) -> str:
 
 
 if __name__ == "__main__":
+    from pathlib import Path
+
     path = Path(sys.argv[1])
     path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")

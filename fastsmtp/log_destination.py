@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import stat
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fastsmtp.errors import ConfigError
 from fastsmtp.events import EVENTS, INFO
+
+# Only a socket needs it; `fastsmtp smtpd` starts for each connection, and mostly writes to a pipe.
+if TYPE_CHECKING:
+    import socket
 
 MAX_WRITE = 65_536  # bytes of one write to a file or a socket; a pipe takes PIPE_BUF
 SYSLOG_SOCKET = "/dev/log"
@@ -93,6 +96,8 @@ class Stream:
         if stat.S_ISREG(mode):
             return
         if stat.S_ISSOCK(mode):
+            import socket
+
             own = socket.socket(fileno=os.dup(fd))
             self._own = own
             # Not own.setblocking(False): that would change the shared description.
@@ -131,7 +136,7 @@ class Stream:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Our own description: an account without rights on the pipe couldn't open another one."""
-        if isinstance(self._own, socket.socket):
+        if self._own is not None and not isinstance(self._own, int):
             return (self._own.fileno(),)
         return () if self._own is None else (self._own,)
 
@@ -140,7 +145,7 @@ class Stream:
 
     def close(self) -> None:
         """Close our own description; stderr stays open."""
-        if isinstance(self._own, socket.socket):
+        if self._own is not None and not isinstance(self._own, int):
             self._own.close()
         elif self._own is not None:
             os.close(self._own)
@@ -283,6 +288,8 @@ class Syslog:
             self._socket = None
 
     def _connect(self) -> socket.socket:
+        import socket
+
         fresh = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         fresh.setblocking(False)
         try:

@@ -16,7 +16,6 @@ Rank 0: imports only its own rank.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -148,6 +147,8 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._stamp = Clockface()
+        import json
+
         self._encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
     def __call__(self, when: float, event: str, fields: dict[str, object]) -> bytes:
@@ -171,6 +172,8 @@ class JsonLines:
             text = value if isinstance(value, str) else ",".join(map(str, value))  # type: ignore[call-overload]
             written, _ = _fitted(text, left, self._as_bytes)
             if written:
+                import json
+
                 start[name] = json.loads(written)
                 left -= len(written)
         start["truncated"] = True

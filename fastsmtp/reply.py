@@ -7,7 +7,6 @@ Not here: which reply is given when (that is policy, and the session's table).
 Rank 1: pure, imports only errors.
 """
 
-import re
 from collections.abc import Sequence
 
 from fastsmtp import errors
@@ -20,7 +19,6 @@ SIGNATURE_SHOWN = 40
 PASSED_LINES = 10
 # Of what qmail-queue says for itself: notqmail reads no more.
 QUEUE_SAYS = 255
-_ENHANCED = re.compile(r"\(#([45]\.\d{1,3}\.\d{1,3})\)$|^#?([45]\.\d{1,3}\.\d{1,3})(?= )")
 
 
 class Reply:
@@ -170,7 +168,9 @@ def qmail_queue_said(said: bytes) -> Reply | None:
     words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     digit = "5" if kind == b"D" else "4"
     enhanced = f"{digit}.3.0"
-    found = _ENHANCED.search(words)
+    import re  # a compiled pattern would be made at each start of `fastsmtp smtpd`
+
+    found = re.search(r"\(#([45]\.\d{1,3}\.\d{1,3})\)$|^#?([45]\.\d{1,3}\.\d{1,3})(?= )", words)
     if found is not None and (found[1] or found[2]).startswith(digit):
         enhanced = found[1] or found[2]
         words = (words[: found.start()] + words[found.end() :]).strip()

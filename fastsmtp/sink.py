@@ -27,23 +27,15 @@ Rank 7: may import queue/ and delivery/.
 
 from __future__ import annotations
 
-import inspect
-import tempfile
 import time
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from fastsmtp import errors, reply
 from fastsmtp.config.dest import Dest, parse_dest
-from fastsmtp.delivery.handover import HandOver
-from fastsmtp.delivery.identity import Identity
 from fastsmtp.delivery.maildir import MaildirPath, MaildirWriter, Target
 from fastsmtp.delivery.outcome import Delivered, Retry
-from fastsmtp.delivery.pool import Limits, NextHop, Pool, Resolve
-from fastsmtp.delivery.printer import Printer
 from fastsmtp.delivery.qmail_queue import DEFAULT_HOME, QmailQueue
-from fastsmtp.log import Log
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.metrics import Board, Cell, Counter, Sheet
 from fastsmtp.policy.facts import Facts
@@ -51,7 +43,12 @@ from fastsmtp.queue.disk import Disk, InlineDisk
 from fastsmtp.queue.spool import Body, Budget
 from fastsmtp.reply import Reply
 
+# What only some places need is imported with the first of them: `fastsmtp smtpd` starts for each connection.
 if TYPE_CHECKING:
+    from fastsmtp.delivery.handover import HandOver
+    from fastsmtp.delivery.pool import Limits, NextHop, Pool, Resolve
+    from fastsmtp.delivery.printer import Printer
+    from fastsmtp.log import Log
     from fastsmtp.resolver import Hosts
 
 
@@ -106,6 +103,8 @@ class Place:
         self.queue = dest.path if dest.kind == "qmail-queue" else None
         self.hop: NextHop | None = None
         if dest.kind in _HOPS:
+            from fastsmtp.delivery.pool import NextHop
+
             self.hop = NextHop(dest.kind, dest.host, dest.port, dest.path, pass_client)
 
 
@@ -154,10 +153,13 @@ class DirectSink:
         self._untold: set[NextHop] = set()
         self.log = log
         self.maildirs = MaildirWriter(disk, hostname)
-        self.printer = printer or Printer(disk)
         self._metrics = metrics or Board(1).sheet(0)
         self._outcomes: dict[tuple[str, str], Cell] = {}
-        self.pool = Pool(hostname=hostname, resolve=resolve or self._addresses, limits=limits)
+        self._hostname = hostname
+        self._printer = printer
+        self._pool: Pool | None = None
+        self._resolve = resolve or self._addresses
+        self._limits = limits
         self.qmail_queue = QmailQueue(self._programs, hostname=hostname, home=qmail_home)
         self._is_compatible = is_compatible
         self._wall = wall
@@ -166,11 +168,29 @@ class DirectSink:
         return DirectTransaction(self, envelope, facts)
 
     async def close(self) -> None:
-        await self.pool.close()
+        if self._pool is not None:
+            await self._pool.close()
         if self._hosts is not None:
             self._hosts.close()
         self._programs.close()
         self._disk.close()
+
+    @property
+    def pool(self) -> Pool:
+        """The connections to next hops."""
+        if self._pool is None:
+            from fastsmtp.delivery.pool import Pool
+
+            self._pool = Pool(hostname=self._hostname, resolve=self._resolve, limits=self._limits)
+        return self._pool
+
+    @property
+    def printer(self) -> Printer:
+        if self._printer is None:
+            from fastsmtp.delivery.printer import Printer
+
+            self._printer = Printer(self._disk)
+        return self._printer
 
     def place(self, recipient: Recipient) -> Place:
         """Raises ValueError for what is no DEST; the configuration has checked all that it names."""
@@ -320,6 +340,9 @@ class DirectTransaction:
             self._drop_handover()
             handover = None
         if handover is None:
+            from fastsmtp.delivery.handover import HandOver
+            from fastsmtp.delivery.identity import Identity
+
             identity = None if hop.tells == "none" else Identity(self._facts)
             handover = HandOver(self._sink.pool, hop, self._envelope, identity)
             self._handover = handover
@@ -414,6 +437,8 @@ def _defect(log: Log | None, facts: Facts, error: Exception) -> Reply:
     """451 4.3.0 for what the caller's function raised; the log gets the traceback."""
     answer = reply.OUR_DEFECT
     if log is not None:
+        import traceback
+
         trace = "".join(traceback.format_exception(error))
         log.line(
             "defect", id=facts.session_id, what="sink", reason=repr(error), trace=trace, code=answer.code,
@@ -478,7 +503,7 @@ class CallableSink:
         self.log = log
         self._disk = disk or InlineDisk()
         self._budget = budget
-        self._spool_directory = spool_directory or tempfile.gettempdir()
+        self._spool_directory = spool_directory or _temporary()
 
     def open(self, envelope: Envelope, facts: Facts) -> CallableTransaction:
         return CallableTransaction(
@@ -487,6 +512,12 @@ class CallableSink:
 
     async def close(self) -> None:
         self._disk.close()
+
+
+def _temporary() -> str:
+    import tempfile
+
+    return tempfile.gettempdir()
 
 
 class CallableTransaction:
@@ -516,7 +547,7 @@ class CallableTransaction:
         id = message_id(self._facts)
         try:
             answer = self._sink.handler(Message(id, self._envelope, self._facts, prefix, self._body))
-            if inspect.isawaitable(answer):
+            if isinstance(answer, Awaitable):
                 answer = await answer
             if answer is None:
                 return reply.accepted(id)

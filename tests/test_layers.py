@@ -21,6 +21,7 @@ PACKAGE = ROOT / "fastsmtp"
 RANKS = {
     0: [
         "errors",
+        "patterns",
         "records",
         "clock",
         "_metrics",

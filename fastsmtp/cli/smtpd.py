@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastsmtp.config.settings import Settings
     from fastsmtp.policy.facts import Client
     from fastsmtp.policy.stage import Stage
+    from fastsmtp.sink import DirectSink
 
 DEFAULT_HOME = "/var/qmail"
 # Reply to a client whose server can't read its configuration (qmail-smtpd: 421 4.3.0 and exit).
@@ -29,6 +30,10 @@ NO_ADDRESS = "0.0.0.0"  # noqa: S104 - of a client that nobody knows: in no netw
 
 def run(arguments: Sequence[str]) -> int:
     """0: the session ended as it should; 1: the client went away or was silent, or the configuration is wrong."""
+    import gc
+
+    # What is imported stays: looking at it again and again would be a tenth of the start.
+    gc.set_threshold(20_000, 20, 100)
     from fastsmtp.errors import ConfigError
 
     flags = _flags(list(arguments))
@@ -68,9 +73,6 @@ def _flags(arguments: list[str]) -> Flags:
 def _serve(flags: Flags) -> int:
     from fastsmtp.config.environment import apply
     from fastsmtp.config.load import load
-    from fastsmtp.queue.disk import InlineDisk
-    from fastsmtp.queue.spool import Budget
-    from fastsmtp.sink import DirectSink
     from fastsmtp.smtp.alone import Alone, LaterLog, LaterTls, SoleProfile
     from fastsmtp.smtp.single import Single
     from fastsmtp.smtp.wire import Wire
@@ -82,16 +84,23 @@ def _serve(flags: Flags) -> int:
     client = client_of(environment)
     client.environment = environment
     log = LaterLog(config.log.to, config.log.format)
-    sink = DirectSink(
-        disk=InlineDisk(),
-        budget=Budget(settings.limits.body_memory_bytes),
-        spool_directory=environment.get("TMPDIR") or "/tmp",  # noqa: S108 - files without a name
-        hostname=config.hostname,
-        log=log,
-        qmail_home=_home(flags, loaded),
-        is_compatible=settings.is_compatible,
-    )
-    alone = Alone(loaded, sink, log, _own_stages(settings))
+
+    def make_sink() -> DirectSink:
+        from fastsmtp.queue.disk import InlineDisk
+        from fastsmtp.queue.spool import Budget
+        from fastsmtp.sink import DirectSink
+
+        return DirectSink(
+            disk=InlineDisk(),
+            budget=Budget(settings.limits.body_memory_bytes),
+            spool_directory=environment.get("TMPDIR") or "/tmp",  # noqa: S108 - files without a name
+            hostname=config.hostname,
+            log=log,
+            qmail_home=_home(flags, loaded),
+            is_compatible=settings.is_compatible,
+        )
+
+    alone = Alone(loaded, make_sink, log, _own_stages(settings))
     has_tls = settings.listen.tls != "off" and bool(settings.tls.certificate)
     tls = LaterTls(settings.tls, alone.log_failure) if has_tls else None
     profile = SoleProfile(alone, settings, tls)  # type: ignore[arg-type]

@@ -6,9 +6,9 @@ lmtp+unix:PATH · qmail-queue[:PATH] · pipe:COMMAND
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
+from fastsmtp import patterns
 from fastsmtp.config import notbuilt
 from fastsmtp.config.endpoint import parse_host_port
 from fastsmtp.records import dataclass
@@ -31,7 +31,7 @@ SHAPES: Final = {
 NEXT_HOPS: Final = frozenset({"smtp", "lmtp", "lmtp+unix"})
 """Kinds that are servers: they can be asked about a recipient, and told who the client was."""
 _BARE: Final = ("discard", "print", "refuse", "mx")
-_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}|[{}]")
+_PLACEHOLDER: Final = patterns.compile(r"\{([^{}]*)\}|[{}]")
 
 
 @dataclass(frozen=True, slots=True)

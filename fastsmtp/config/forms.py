@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from fastsmtp import patterns
 from fastsmtp.config.dest import parse_dest
 from fastsmtp.config.endpoint import is_ipv4, is_ipv6, parse_endpoint, parse_host_port
 from fastsmtp.config.names import (
@@ -23,8 +24,8 @@ from fastsmtp.config.patterns import check_pattern
 from fastsmtp.config.zones import parse_answers
 
 # RFC 5322 section 2.2 allows more; no program that reads the field needs it.
-_HEADER_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,70}")
-_WORD: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_HEADER_NAME: Final = patterns.compile(r"[A-Za-z][A-Za-z0-9-]{0,70}")
+_WORD: Final = patterns.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def _path(text: str) -> None:

@@ -7,22 +7,27 @@ kept and only follows it: tables, keys, strings, arrays, inline tables.
 
 from __future__ import annotations
 
-import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from fastsmtp import patterns
+
+if TYPE_CHECKING:
+    import re
 
 Path = tuple[str | int, ...]
 """A key's place in the tree: ("accept", 0, "domain", 1)."""
 
-_BLANK: Final = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
-_SPACE: Final = re.compile(r"[ \t]*")
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_PLAIN: Final = re.compile(r"[^,\]}#\r\n]+")
+_DOTALL: Final = 16  # re.DOTALL
+_BLANK: Final = patterns.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
+_SPACE: Final = patterns.compile(r"[ \t]*")
+_BARE_KEY: Final = patterns.compile(r"[A-Za-z0-9_-]+")
+_PLAIN: Final = patterns.compile(r"[^,\]}#\r\n]+")
 # In the order in which they must be tried: three quotes before one.
 _STRINGS: Final = (
-    re.compile(r'"""(?:[^"\\]|\\.|"{1,2}(?!"))*"{3,5}', re.DOTALL),
-    re.compile(r"'''(?:[^']|'{1,2}(?!'))*'{3,5}", re.DOTALL),
-    re.compile(r'"(?:[^"\\]|\\.)*"'),
-    re.compile(r"'[^']*'"),
+    patterns.compile(r'"""(?:[^"\\]|\\.|"{1,2}(?!"))*"{3,5}', _DOTALL),
+    patterns.compile(r"'''(?:[^']|'{1,2}(?!'))*'{3,5}", _DOTALL),
+    patterns.compile(r'"(?:[^"\\]|\\.)*"'),
+    patterns.compile(r"'[^']*'"),
 )
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
+from fastsmtp import patterns
 from fastsmtp.config.cdb import is_cdb, read_cdb
 from fastsmtp.config.names import parse_domain_name, spellings
 from fastsmtp.records import dataclass, field
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from fastsmtp._signatures import Signatures
 
 # What nearly every line of a recipient file is, lower-cased: RFC 5321 section 4.1.2 Dot-string "@" Domain.
-_PLAIN: Final = re.compile(
+_PLAIN: Final = patterns.compile(
     rb"[a-z0-9!$%&'*+/=?^_`{|}~-][a-z0-9!#$%&'*+/=?^_`{|}~-]*(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
     rb"@[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
 )

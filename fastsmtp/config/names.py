@@ -7,18 +7,18 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import Final
 
+from fastsmtp import patterns
 from fastsmtp.address import Address
 
 # RFC 1123 section 2.1 label; "_" is no host name but stands in mail domains of the real world.
 _LABEL: Final = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
-_DOMAIN: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_DOMAIN: Final = patterns.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_SHA256: Final = patterns.compile(r"[0-9a-f]{64}")
 # RFC 5321 section 4.1.2 Dot-string.
-_DOT_STRING: Final = re.compile(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_DOT_STRING: Final = patterns.compile(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 
 
 @lru_cache(maxsize=1024)

@@ -11,10 +11,10 @@ address is looked up in the same time.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from fastsmtp import patterns as later
 from fastsmtp.config.lists import entries
 from fastsmtp.config.names import parse_domain_name, parse_host_name, spellings
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastsmtp._parser import Path
 
 # What nearly every line of a file is, lower-cased: RFC 5321 section 4.1.2 Dot-string and Domain, either may be away.
-_PLAIN: Final = re.compile(
+_PLAIN: Final = later.compile(
     rb"(?!@$)(?:[a-z0-9!$%&'*+/=?^_`{|}~-][a-z0-9!#$%&'*+/=?^_`{|}~-]*(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*)?"
     rb"@(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*)?"
 )

@@ -46,13 +46,13 @@ from fastsmtp.config.names import (
 from fastsmtp.config.patterns import NO_PATTERNS, AddressPatterns, parse_pattern, parse_patterns
 from fastsmtp.config.routes import Route, RouteTable, Routing, Rule, Source
 from fastsmtp.config.systems import NO_SYSTEMS, Systems
-from fastsmtp.config.tcprules import Rules, parse_rules
 from fastsmtp.config.zones import Answers, Zone
 from fastsmtp.errors import ConfigError
 from fastsmtp.records import dataclass, field
 
 if TYPE_CHECKING:
     from fastsmtp._signatures import Signatures
+    from fastsmtp.config.tcprules import Rules
 
 
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
@@ -336,6 +336,8 @@ class _Compiler:
     def rules(self, path: str) -> Rules | None:
         if not path:
             return None
+        from fastsmtp.config.tcprules import parse_rules
+
         rules = parse_rules(path, self.files[path], self.faults)
         self.warnings.extend(rules.warnings)
         return rules

@@ -21,10 +21,10 @@ A line that tcprules would not take is a fault with file and line, and so is one
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from fastsmtp import patterns
 from fastsmtp.address import Address
 from fastsmtp.config.cdb import is_cdb, read_cdb
 from fastsmtp.records import dataclass
@@ -38,10 +38,10 @@ _HARSH: Final = {
     "SPAM": "refuses all mail",
     "NOBOUNCE": "refuses every bounce and receipt, which RFC 5321 sections 4.5.5 and 6.1 want taken",
 }
-_ACTION: Final = re.compile(rb":(allow|deny)(?=,|$)")
-_RANGED: Final = re.compile(r"[0-9.]*[0-9]-[0-9][0-9.-]*")
-_DOTTED: Final = re.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){1,3}")
-_GROUPED: Final = re.compile(r"(?:[0-9a-f]{1,4}:){1,7}")
+_ACTION: Final = patterns.compile(rb":(allow|deny)(?=,|$)")
+_RANGED: Final = patterns.compile(r"[0-9.]*[0-9]-[0-9][0-9.-]*")
+_DOTTED: Final = patterns.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){1,3}")
+_GROUPED: Final = patterns.compile(r"(?:[0-9a-f]{1,4}:){1,7}")
 _IPV4_BITS: Final = 96
 _BITS: Final = 128
 

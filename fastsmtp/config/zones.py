@@ -7,7 +7,7 @@ say that they refuse the question.
 
 from __future__ import annotations
 
-import socket
+from _socket import AF_INET, inet_ntop, inet_pton
 from collections.abc import Iterable
 from typing import Final
 
@@ -40,7 +40,7 @@ class Answers:
         for packed in records:
             number = int.from_bytes(packed)
             if number >> 24 == _LOOPBACK and number >> 8 != _REFUSAL and self._counts(number):
-                return socket.inet_ntop(socket.AF_INET, packed)
+                return inet_ntop(AF_INET, packed)
         return ""
 
     def _counts(self, number: int) -> bool:
@@ -88,7 +88,7 @@ def parse_answers(text: str) -> tuple[int, int]:
 
 def _number(text: str, whole: str) -> int:
     try:
-        return int.from_bytes(socket.inet_pton(socket.AF_INET, text))
+        return int.from_bytes(inet_pton(AF_INET, text))
     except OSError:
         raise ValueError(f"{whole!r} is neither an address, a range nor a bit mask") from None
 

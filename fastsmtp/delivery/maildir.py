@@ -12,7 +12,6 @@ Rank 6: may import ranks 0 to 5.
 from __future__ import annotations
 
 import errno
-import hashlib
 import itertools
 import os
 import time
@@ -40,6 +39,8 @@ def escape(part: bytes) -> bytes:
     if name.startswith(b"."):
         name = b"%2E" + name[1:]
     if len(name) > _NAME_BYTES:
+        import hashlib
+
         digest = hashlib.sha256(part.lower()).hexdigest()[:32].encode()
         name = name[: _NAME_BYTES - 40] + b"%long-" + digest
     return name

@@ -16,7 +16,6 @@ import select
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from signal import SIGKILL
 from typing import Any, Protocol
 
 from fastsmtp._spawn import spawn
@@ -32,6 +31,7 @@ _SAID_BYTES = 1_024
 _LOOK_S = 0.02
 # A killed child is gone at once, unless the kernel keeps it (a dead NFS server): nobody waits longer for it.
 _KILLED_S = 2.0
+_SIGKILL = 9  # POSIX; signal costs more to import than all else here
 
 
 class Content(Protocol):
@@ -314,7 +314,7 @@ class _Child:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
             except ChildProcessError:
                 # Somebody else in this process waits for all children; how it ended nobody will know.
-                return -int(SIGKILL)
+                return -_SIGKILL
             if pid:
                 return os.waitstatus_to_exitcode(status)
             if self._now() >= deadline_s:
@@ -324,7 +324,7 @@ class _Child:
     def kill(self) -> None:
         """It and all that it has started, as far as that stayed in its process group."""
         with suppress(ProcessLookupError):
-            os.killpg(self.pid, SIGKILL)
+            os.killpg(self.pid, _SIGKILL)
 
 
 def lines_lf(system: Any, prefix: bytes, body: Content, *, is_ended: bool = False) -> Iterator[bytes]:

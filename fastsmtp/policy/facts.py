@@ -12,14 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from fastsmtp._body import HeaderFacts
-from fastsmtp._parser import Path
-from fastsmtp._signatures import SignatureHit
-from fastsmtp.address import Address
-from fastsmtp.fingerprint import Fingerprint
-from fastsmtp.message import Envelope
 from fastsmtp.policy.decision import Decision, Held, Tag
+
+if TYPE_CHECKING:
+    from fastsmtp._body import HeaderFacts
+    from fastsmtp._parser import Path
+    from fastsmtp._signatures import SignatureHit
+    from fastsmtp.address import Address
+    from fastsmtp.fingerprint import Fingerprint
+    from fastsmtp.message import Envelope
 
 NO_LISTS: frozenset[bytes] = frozenset()
 NO_TAGS: Mapping[str, str] = MappingProxyType({})

@@ -9,15 +9,14 @@ Rank 4: pure.
 
 from __future__ import annotations
 
-import re
-
+from fastsmtp import patterns
 from fastsmtp._body import HeaderFacts
 from fastsmtp.policy.facts import Facts
 
 # RFC 5322 section 2.1.1: lines of 78 characters where that is possible.
 _LINE = 78
 # A tag's value is a stage's own; nothing in it may end a line or look like another word.
-_UNSAFE = re.compile(r"[^!-~]")
+_UNSAFE = patterns.compile(r"[^!-~]")
 _WORD_MOST = 400
 
 

@@ -10,28 +10,7 @@ from typing import cast
 
 from fastsmtp.config.denymail import DNSCHECK
 from fastsmtp.config.settings import Settings
-from fastsmtp.policy import (
-    badmailfrom,
-    badrcptto,
-    callout,
-    clients,
-    denymail,
-    dnsbl,
-    greeting,
-    helo,
-    limits,
-    message,
-    mfcheck,
-    p0f,
-    rblsmtpd,
-    relay,
-    require_tls,
-    reverse_dns,
-    rhsbl,
-    score,
-    signatures,
-    tarpit,
-)
+from fastsmtp.policy import greeting, limits, message, relay, score
 from fastsmtp.policy.facts import Phase
 from fastsmtp.policy.runner import HELD
 from fastsmtp.policy.stage import Mode, Stage
@@ -79,23 +58,39 @@ def stages_of(
     if foreign_names(settings):
         said.append(Stage("header", Phase.END, score.refuse_long_header))
     if settings.accept.asks:
+        from fastsmtp.policy import callout
+
         said.append(Stage("callout", Phase.RCPT, callout.ask_next_hop, is_check=False))
     return (*STAGES, *said, *rules)
 
 
 def _rules(settings: Settings) -> Iterable[Stage]:
+    """Those that are on; a rule's module is imported with it, since `fastsmtp smtpd` starts for each connection."""
     policy = settings.policy
-    helo_mode, reverse_mode = cast(Mode, policy.helo.mode), cast(Mode, policy.reverse_dns.mode)
     if settings.deny:
+        from fastsmtp.policy import clients
+
         yield Stage(score.DENY, Phase.CONNECT, clients.deny_client)
     if settings.rblsmtpd:
+        from fastsmtp.policy import rblsmtpd
+
         yield Stage("rblsmtpd", Phase.CONNECT, rblsmtpd.refuse_client)
     if settings.lists:
+        from fastsmtp.policy import dnsbl
+
         yield Stage("dnsbl", Phase.CONNECT, dnsbl.ask_lists, asks=True)
-    yield Stage("reverse_dns", Phase.CONNECT, reverse_dns.check_reverse_name, mode=reverse_mode, asks=True)
+    mode = cast(Mode, policy.reverse_dns.mode)
+    if mode != "off":
+        from fastsmtp.policy import reverse_dns
+
+        yield Stage("reverse_dns", Phase.CONNECT, reverse_dns.check_reverse_name, mode=mode, asks=True)
     if settings.rhsbl.get("ptr"):
+        from fastsmtp.policy import rhsbl
+
         yield Stage("rhsbl", Phase.CONNECT, rhsbl.ask_of_reverse_name, asks=True)
     if policy.p0f.socket:
+        from fastsmtp.policy import p0f
+
         mode = cast(Mode, policy.p0f.mode)
         yield Stage("p0f", Phase.CONNECT, p0f.ask_about_client, mode=mode, on_error="pass")
         if any(rule.delay_s for rule in policy.p0f.match):
@@ -103,18 +98,51 @@ def _rules(settings: Settings) -> Iterable[Stage]:
         if policy.p0f.header:
             # What it tells is no judgement: told while rules only observe, too.
             yield Stage("p0f", Phase.END, p0f.add_fields, is_check=False, on_error="pass")
-    yield Stage("helo", Phase.HELO, helo.check_name, mode=helo_mode)
-    yield Stage("helo", Phase.HELO, helo.check_existence, mode=helo_mode, asks=True)
+    mode = cast(Mode, policy.helo.mode)
+    if mode != "off":
+        from fastsmtp.policy import helo
+
+        yield Stage("helo", Phase.HELO, helo.check_name, mode=mode)
+        yield Stage("helo", Phase.HELO, helo.check_existence, mode=mode, asks=True)
     if settings.rhsbl.get("helo"):
+        from fastsmtp.policy import rhsbl
+
         yield Stage("rhsbl", Phase.HELO, rhsbl.ask_of_helo, asks=True)
-    if settings.require_tls.get("enforce"):
-        yield Stage("require_tls", Phase.MAIL, require_tls.check_tls, is_prompt=True)
-    if settings.require_tls.get("observe"):
-        yield Stage("require_tls", Phase.MAIL, require_tls.observe_tls, mode="observe")
+    if settings.require_tls:
+        from fastsmtp.policy import require_tls
+
+        if settings.require_tls.get("enforce"):
+            yield Stage("require_tls", Phase.MAIL, require_tls.check_tls, is_prompt=True)
+        if settings.require_tls.get("observe"):
+            yield Stage("require_tls", Phase.MAIL, require_tls.observe_tls, mode="observe")
+    yield from _sender_rules(settings)
+    if settings.badrcptto:
+        from fastsmtp.policy import badrcptto
+
+        mode = cast(Mode, policy.badrcptto_mode)
+        yield Stage("badrcptto", Phase.RCPT, badrcptto.refuse_recipient, mode=mode, is_classic=True)
+    if policy.tarpit.after_recipients:
+        from fastsmtp.policy import tarpit
+
+        yield Stage("tarpit", Phase.RCPT, tarpit.slow_recipient, mode=cast(Mode, policy.tarpit.mode))
+    if settings.signatures is not None:
+        from fastsmtp.policy import signatures
+
+        mode = cast(Mode, policy.signatures.mode)
+        yield Stage("signatures", Phase.END, signatures.check_signatures, mode=mode)
+
+
+def _sender_rules(settings: Settings) -> Iterable[Stage]:
+    """What qmail's patches ask of the sender, in their order."""
+    policy = settings.policy
     if settings.badmailfrom:
+        from fastsmtp.policy import badmailfrom
+
         mode = cast(Mode, policy.badmailfrom_mode)
         yield Stage("badmailfrom", Phase.MAIL, badmailfrom.refuse_sender, mode=mode, is_classic=True)
     if policy.denymail:
+        from fastsmtp.policy import denymail
+
         mode = cast(Mode, policy.denymail_mode)
         yield Stage("denymail", Phase.MAIL, denymail.refuse_sender, mode=mode, is_classic=True)
         if DNSCHECK in policy.denymail:
@@ -122,23 +150,24 @@ def _rules(settings: Settings) -> Iterable[Stage]:
                 "denymail", Phase.MAIL, denymail.ask_about_sender, mode=mode, asks=True, is_classic=True
             )
     mode = cast(Mode, policy.mfcheck.mode)
-    yield Stage("mfcheck", Phase.MAIL, mfcheck.check_sender, mode=mode, asks=True, is_classic=True)
+    if mode != "off":
+        from fastsmtp.policy import mfcheck
+
+        yield Stage("mfcheck", Phase.MAIL, mfcheck.check_sender, mode=mode, asks=True, is_classic=True)
     if settings.rhsbl.get("mail"):
+        from fastsmtp.policy import rhsbl
+
         yield Stage("rhsbl", Phase.MAIL, rhsbl.ask_of_sender, asks=True, is_classic=True)
-    if settings.badrcptto:
-        mode = cast(Mode, policy.badrcptto_mode)
-        yield Stage("badrcptto", Phase.RCPT, badrcptto.refuse_recipient, mode=mode, is_classic=True)
-    if policy.tarpit.after_recipients:
-        yield Stage("tarpit", Phase.RCPT, tarpit.slow_recipient, mode=cast(Mode, policy.tarpit.mode))
-    if settings.signatures is not None:
-        mode = cast(Mode, policy.signatures.mode)
-        yield Stage("signatures", Phase.END, signatures.check_signatures, mode=mode)
 
 
 def foreign_names(settings: Settings) -> tuple[bytes, ...]:
     """The fields, in lower case, in which we speak to the next hop, and nobody else may."""
     policy = settings.policy
-    names = (policy.header, p0f.OS_FIELD, p0f.LINK_FIELD) if policy.p0f.header else (policy.header,)
+    names: tuple[str, ...] = (policy.header,)
+    if policy.p0f.header:
+        from fastsmtp.policy import p0f
+
+        names = (policy.header, p0f.OS_FIELD, p0f.LINK_FIELD)
     return tuple(name.lower().encode() for name in names if name)
 
 

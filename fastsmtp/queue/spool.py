@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-import threading
+from _thread import allocate_lock  # all that we want of threading
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from typing import Any
 
@@ -85,7 +84,7 @@ class SpoolFile:
         self._fd = -1
         self._is_closed = False
         self._size_bytes = 0
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def append(self, system: Any, directory: str, pieces: list[bytes]) -> None:
         """Write all pieces at the end; makes the file when there is none yet."""
@@ -288,6 +287,8 @@ def open_unnamed(system: Any, directory: str) -> int:
                 raise
         else:
             return fd
+    import tempfile
+
     fd, path = tempfile.mkstemp(prefix="body-", dir=directory)
     system.unlink(path)
     return fd

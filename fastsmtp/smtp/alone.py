@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from fastsmtp.config.load import Loaded
     from fastsmtp.config.model import PythonStage, Tls
     from fastsmtp.log import Log, LogWriter
+    from fastsmtp.message import Envelope
     from fastsmtp.policy.decision import Decision
+    from fastsmtp.policy.facts import Facts
     from fastsmtp.policy.runner import Observer, Round
     from fastsmtp.policy.stage import Stage
-    from fastsmtp.sink import DirectSink
+    from fastsmtp.sink import DirectSink, DirectTransaction
     from fastsmtp.smtp.inquiry import Answerer, Inquiry
     from fastsmtp.tls import ServerTls
 
@@ -36,8 +38,7 @@ if TYPE_CHECKING:
 class Alone:
     """The service of one session.
 
-    sink      where its messages go
-    tls       None where no certificate is configured
+    make_sink  makes what its messages go to, with the first accepted recipient
     """
 
     is_stressed = False
@@ -47,7 +48,7 @@ class Alone:
     def __init__(
         self,
         loaded: Loaded,
-        sink: DirectSink,
+        make_sink: Callable[[], DirectSink],
         log: Log,
         own_stages: Mapping[PythonStage, Stage],
         *,
@@ -55,7 +56,7 @@ class Alone:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._loaded = loaded
-        self.sink = sink
+        self.sink = LaterSink(make_sink)
         self.log = log
         self.own_stages = own_stages
         self.now = now
@@ -200,6 +201,23 @@ class NoCare:
 
     def failed(self, zone: str) -> None:
         """No count is kept."""
+
+
+class LaterSink:
+    """A sink that is made when it is needed: most sessions bring no mail that is taken."""
+
+    def __init__(self, make: Callable[[], DirectSink]) -> None:
+        self._make = make
+        self._made: DirectSink | None = None
+
+    def open(self, envelope: Envelope, facts: Facts) -> DirectTransaction:
+        if self._made is None:
+            self._made = self._make()
+        return self._made.open(envelope, facts)
+
+    async def close(self) -> None:
+        if self._made is not None:
+            await self._made.close()
 
 
 class LaterLog:

@@ -18,7 +18,6 @@ from fastsmtp import _session, reply
 from fastsmtp._body import HeaderScanner
 from fastsmtp._parser import Path, parse_mailbox
 from fastsmtp._session import Event, Session
-from fastsmtp._signatures import SignatureScanner
 from fastsmtp.address import Address
 from fastsmtp.config.model import DELAY_MOST_S
 from fastsmtp.errors import TemporaryError
@@ -44,10 +43,11 @@ from fastsmtp.policy.decision import (
 from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.runner import Round
 from fastsmtp.reply import Reply
-from fastsmtp.sink import Transaction
 from fastsmtp.smtp.pause import Pause, Wait, rest
 
 if TYPE_CHECKING:
+    from fastsmtp._signatures import SignatureScanner
+    from fastsmtp.sink import Transaction
     from fastsmtp.smtp.inquiry import Inquiry
     from fastsmtp.smtp.profile import Profile
 
@@ -264,6 +264,8 @@ class Conversation:
         signatures = self._profile.settings.signatures
         if signatures is not None and not self.facts.client.skips_checks:
             is_decoding = self._profile.settings.policy.signatures.decoded
+            from fastsmtp._signatures import SignatureScanner
+
             self._signatures = SignatureScanner(signatures, is_decoding=is_decoding)
         answer = transaction.begin(self.facts)
         if answer is None and not delay_s:

@@ -8,7 +8,6 @@ Rank 8.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +18,8 @@ from fastsmtp.policy.runner import Round
 from fastsmtp.policy.stage import Failed
 
 if TYPE_CHECKING:
+    import asyncio
+
     from fastsmtp.smtp.service import Service
 
 OUR_DEFECT = defer(reply.OUR_DEFECT)

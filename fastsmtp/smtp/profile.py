@@ -6,7 +6,6 @@ at accept.  Rank 8.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -16,17 +15,16 @@ from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Decision, Verdict
 from fastsmtp.policy.facts import CertificateFacts, Client, Facts, Phase, TlsFacts
 from fastsmtp.policy.relay import asks_certificate
-from fastsmtp.policy.reverse_dns import know_name
 from fastsmtp.policy.rules import foreign_names, stages_of
 from fastsmtp.policy.runner import Plan, Round
 from fastsmtp.policy.stage import Stage
-from fastsmtp.smtp.inquiry import Inquiry
 from fastsmtp.smtp.meters import ListenerMeter
 from fastsmtp.smtp.received import ReceivedWriter
 
 if TYPE_CHECKING:
     import ssl
 
+    from fastsmtp.smtp.inquiry import Inquiry
     from fastsmtp.smtp.service import Service
     from fastsmtp.tls import Handshake, ServerTls
     from fastsmtp.tls_asking import AskingContext
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 _TRACEBACK_LINES = 12
 # Of one listener.  Rules say a few things, if to many clients; what comes beyond is made anew for each.
 _DERIVED_MAX = 256
-_NAME = Stage("name", Phase.CLIENT, know_name, is_check=False, on_error="pass")
 
 
 class Profile:
@@ -84,7 +81,10 @@ class Profile:
         rules = settings.rules
         self.namer: Plan | None = None
         if rules is not None and rules.is_by_name and service.resolver is not None:
-            self.namer = Plan([_NAME], settings, report=self, know=service.know)
+            from fastsmtp.policy.reverse_dns import know_name
+
+            name = Stage("name", Phase.CLIENT, know_name, is_check=False, on_error="pass")
+            self.namer = Plan([name], settings, report=self, know=service.know)
         self.localiphost = settings.localiphost.encode()
         self.foreign = foreign_names(settings)
         self.terms = session_terms(settings, has_tls=tls is not None, is_xclient_allowed=False)
@@ -150,6 +150,8 @@ class Profile:
 
     def inquire(self, first: Round) -> Inquiry:
         """Ask the questions of a phase, all rounds of them."""
+        from fastsmtp.smtp.inquiry import Inquiry
+
         return Inquiry(self.service, first)
 
     async def settle(self, waiting: Decision | Round) -> Decision:
@@ -188,6 +190,8 @@ class Profile:
 
     def log_defect(self, facts: Facts, error: BaseException, stage: str = "") -> None:
         """An exception of ours, with its traceback in one field."""
+        import traceback
+
         lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
         self.log.line(
             "defect",

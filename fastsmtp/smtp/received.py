@@ -6,19 +6,19 @@ a second.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 
+from fastsmtp import patterns
 from fastsmtp.policy.facts import Facts
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # What a HELO name may put into our header: no white space, parentheses, line ends, or 8-bit.
-_UNSAFE = re.compile(rb"[^0-9A-Za-z.:_\[\]-]")
+_UNSAFE = patterns.compile(rb"[^0-9A-Za-z.:_\[\]-]")
 _HELO_BYTES = 255
 # RFC 5322 section 3.2.2 ctext without its quoted pairs.
-_NOT_IN_COMMENT = re.compile(r"[^!-'*-\[\]-~]")
+_NOT_IN_COMMENT = patterns.compile(r"[^!-'*-\[\]-~]")
 
 _PROTOCOLS = {
     (False, False, False): "SMTP",

@@ -14,6 +14,7 @@ import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 
 from fastsmtp.admin.exposition import Exposition
 from fastsmtp.authorities import Authorities, concerns, read_authorities
@@ -50,11 +51,26 @@ SPOOL = "spool"
 MAILDIR = "maildir"
 
 
+# What others import only where they need it: the master does it for all workers, which share it then, and may
+# not be able to read it as their account.
+_SHARED = (
+    "hashlib", "ipaddress", "json", "re", "socket", "tempfile", "traceback",
+    "fastsmtp._signatures",
+    "fastsmtp.delivery.handover", "fastsmtp.delivery.identity", "fastsmtp.delivery.pool", "fastsmtp.delivery.printer",
+    *(f"fastsmtp.policy.{rule}" for rule in (
+        "badmailfrom", "badrcptto", "callout", "clients", "denymail", "dnsbl", "helo", "mfcheck", "p0f", "rblsmtpd",
+        "require_tls", "reverse_dns", "rhsbl", "signatures", "tarpit",
+    )),
+)  # fmt: skip
+
+
 class ServerPlan:
     """See shapes.Plan."""
 
     def __init__(self, loaded: Loaded) -> None:
         """ConfigError: a certificate, the log or the state directory can't be used."""
+        for module in _SHARED:
+            import_module(module)
         config = loaded.config
         self.loaded = loaded
         self.workers = config.workers or Host().cores()

@@ -45,6 +45,14 @@ class Empty:
     pass
 
 
+@pytest.fixture(params=["the first ones", "compiled"], autouse=True)
+def warm(request: pytest.FixtureRequest) -> None:
+    """A class gets another __init__ after some instances."""
+    if request.param == "compiled":
+        for _ in range(20):
+            Ours("x"), Keyed(one=1), Open(), Further("x"), Empty()
+
+
 def test_instances_are_made_as_they_should() -> None:
     assert (Ours("x").name, Ours("x").size, Ours("x").tags) == ("x", 3, [])
     assert Ours("x", 4, tags=["a"]).tags == ["a"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastsmtp import reply
 from fastsmtp.metrics import Board
+from fastsmtp.metrics import Board
 from fastsmtp.smtp.ids import SessionIds
 from fastsmtp.smtp.profile import Profile
 
@@ -63,6 +64,8 @@ class Alone:
         self.wall = wall
         self.tick_s = now()
         self.counters = SoleCounters()
+        # Counted, and read by nobody.
+        self.metrics = Board(1).sheet(0)
         self.lists = NoCare()
         # Nobody reads what one session counts.
         self.metrics = Board(1).sheet(0)

@@ -183,10 +183,10 @@ def _list(queue: Queue, filter: Filter, given: argparse.Namespace) -> int:
 
 
 class _Listing:
-    """mailq's columns, a block a message, page by page."""
+    """mailq's columns, a block a message, an answer above the recipients that it was for; page by page."""
 
     def __init__(self) -> None:
-        self._id = ""
+        self._id = self._said = ""
         self._messages = 0
         self._bytes = 0
         self._recipients = 0
@@ -201,7 +201,7 @@ class _Listing:
                     out.append("-Queue ID-----  --Size-- ----Arrival Time---- -Sender/Recipient-------\n")
                 else:
                     out.append("\n")
-                self._id = entry.id
+                self._id, self._said = entry.id, ""
                 self._messages += 1
                 self._bytes += entry.size_bytes
                 arrival = strftime("%a %b %d %H:%M:%S", localtime(entry.accepted_ms / 1000))
@@ -209,8 +209,9 @@ class _Listing:
                 out.append(f"{entry.id + MARKS[entry.state]:14} {entry.size_bytes:>9} {arrival}  {sender}\n")
             self._recipients += 1
             said = words(entry)
-            if said:
-                out.append(f"{'':>16}({said})\n")
+            if said != self._said:
+                out.append(f"{'':>16}({said or 'no answer yet'})\n")
+                self._said = said
             out.append(f"{'':45} {printable(entry.recipient)}\n")
         return "".join(out)
 

@@ -304,6 +304,7 @@ cdef class Session:
         if self.is_closing:
             return
         if reply is not None:
+            reply = self._told(reply)
             self._write(reply, reply.code)
         self._stop()
         self._pending = None

@@ -214,7 +214,7 @@ class Single:
         try:
             return self._wire.read(READ_BYTES, min(deadline_s, self._limit_s()))
         except Late:
-            self._time_out(reply.IDLE_TOO_LONG, "command")
+            self._time_out(reply.IDLE_TOO_LONG, "limits.command_s")
 
     def _read_body(self) -> bytes:
         """At a rate: so many bytes in each window."""
@@ -247,8 +247,10 @@ class Single:
             self._time_out(reply.TRANSACTION_TOO_LONG, "limits.transaction_s")
 
     def _time_out(self, last: reply.Reply, limit: str) -> NoReturn:
-        if limit == "command":
+        if limit == "limits.command_s":
             self._check_limits()
+        if self._profile.settings.is_compatible:
+            last = reply.QMAIL_DIALOGUE.get(last, last)
         facts = self._facts
         self._conversation.has_logged = True
         self._profile.log.line(

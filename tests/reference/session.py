@@ -179,7 +179,7 @@ class Session:
     def close(self, reply: Reply | None = None) -> None:
         if not self.is_closing:
             if reply is not None:
-                self._write(reply)
+                self._write(self._told(reply))
             self._stop()
 
     def take(self) -> bytes:

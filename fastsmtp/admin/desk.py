@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from fastsmtp import errors
-from fastsmtp.admin.protocol import ENTRIES, Entry, description, entry_of
+from fastsmtp.admin.protocol import ENTRIES, Entry, brief_entries, description, entry_of
 from fastsmtp.queue.deferred import DeferredIndex
 from fastsmtp.queue.model import QueuedMessage
 from fastsmtp.queue.place import Place
@@ -92,15 +92,15 @@ class Desk:
             # Taken for another attempt: those few, not a million rows.
             keys = [key for key in hand if self._index.is_taken(key)]
             for at in range(0, len(keys), ENTRIES):
-                rows = await self._index.get(keys[at : at + ENTRIES])
-                yield _named([row for row in rows if matches(filter, row)], hand, state)
+                some = await self._index.get(keys[at : at + ENTRIES])
+                yield _named([row for row in some if matches(filter, row)], hand, state)
             return
         filter = filter._replace(state=_INDEXED.get(state))
         after = 0
         while True:
-            page = await self._index.find(filter, after, ENTRIES)
-            yield _named(page.rows, hand, state)
-            after = page.after
+            page, after = await self._index.brief(filter, after, ENTRIES)
+            entries = brief_entries(page, hand)
+            yield [one for one in entries if one.state == state] if state else entries
             if not after:
                 return
 

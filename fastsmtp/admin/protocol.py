@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from fastsmtp import errors
 from fastsmtp.queue.model import QueuedMessage
-from fastsmtp.queue.row import Filter, Row, State
+from fastsmtp.queue.row import Filter, Key, Row, State
 
 PROTOCOL: Final = 1
 SOCKET: Final = "admin"
@@ -41,6 +42,8 @@ _LENGTH: Final = struct.Struct(">I")
 _NAMES: Final = {
     State.DUE: "deferred", State.HELD: "held", State.BOUNCE: "bouncing", State.DELETE: "deleting",
 }  # fmt: skip
+
+_NUMBERED: Final = {int(state): name for state, name in _NAMES.items()}
 
 
 class Entry(NamedTuple):
@@ -70,6 +73,26 @@ def entry_of(row: Row, state: str = "") -> Entry:
         row.address.decode("utf-8", "replace"), row.body_bytes, row.accepted_ms, row.next_ms, row.attempts,
         row.last_ms if row.attempts else 0, row.site, row.source, said.code, said.enhanced, said.text, said.host,
     )  # fmt: skip
+
+
+def brief_entries(rows: Iterable[Sequence[Any]], hand: Mapping[Key, bool] | None = None) -> list[Entry]:
+    """Of IndexFile.brief().  hand: the keys that are in the dispatcher's hands, and whether they are under way."""
+    entries = []
+    for row in rows:
+        id, state, sender, address, size, accepted, next, attempts, last, *said = row[:15]
+        name = _NUMBERED[state]
+        if hand and state == State.DUE:
+            number, epoch, offset, recipient = row[15:19]
+            under_way = hand.get(Key(number, epoch & 0xFFFF_FFFF_FFFF_FFFF, offset, recipient))
+            if under_way is not None:
+                name = "active" if under_way else "waiting"
+        entries.append(
+            Entry(
+                id, name, sender.decode("utf-8", "replace"), address.decode("utf-8", "replace"), size, accepted,
+                next, attempts, last if attempts else 0, *said,
+            )
+        )  # fmt: skip
+    return entries
 
 
 def description(message: QueuedMessage) -> dict[str, Any]:

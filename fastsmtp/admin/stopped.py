@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from fastsmtp import errors
-from fastsmtp.admin.protocol import ENTRIES, STATES, Entry, description, entry_of
+from fastsmtp.admin.protocol import ENTRIES, STATES, Entry, brief_entries, description
 from fastsmtp.queue.bodies import Bodies
 from fastsmtp.queue.done import read_done
 from fastsmtp.queue.fileheader import Purpose
@@ -110,9 +110,8 @@ class StoppedQueue:
         filter = filter._replace(state=_STATES.get(state))
         after = 0
         while True:
-            page = self._file.find(filter, after, ENTRIES)
-            yield [entry_of(row) for row in page.rows]
-            after = page.after
+            rows, after = self._file.brief(filter, after, ENTRIES)
+            yield brief_entries(rows)
             if not after:
                 return
 

@@ -172,7 +172,7 @@ def _list(queue: Queue, filter: Filter, given: argparse.Namespace) -> int:
         entries = found[:left] if given.limit else found
         left -= len(entries)
         if listing is None:
-            write("".join(map(_json_line, entries)))
+            write(_json_lines(entries))
         else:
             write(listing.lines(entries))
         if given.limit and left <= 0:
@@ -187,33 +187,45 @@ class _Listing:
 
     def __init__(self) -> None:
         self._id = self._said = ""
+        self._second = -1
+        self._date = ""
         self._messages = 0
         self._bytes = 0
         self._recipients = 0
 
     def lines(self, entries: Iterable[Entry]) -> str:
-        from time import localtime, strftime
-
         out: list[str] = []
         for entry in entries:
             if entry.id != self._id:
-                if not self._id:
-                    out.append("-Queue ID-----  --Size-- ----Arrival Time---- -Sender/Recipient-------\n")
-                else:
-                    out.append("\n")
+                out.append(
+                    "\n"
+                    if self._id
+                    else "-Queue ID-----  --Size-- ----Arrival Time---- -Sender/Recipient-------\n"
+                )
                 self._id, self._said = entry.id, ""
                 self._messages += 1
                 self._bytes += entry.size_bytes
-                arrival = strftime("%a %b %d %H:%M:%S", localtime(entry.accepted_ms / 1000))
                 sender = printable(entry.sender) or "MAILER-DAEMON"
-                out.append(f"{entry.id + MARKS[entry.state]:14} {entry.size_bytes:>9} {arrival}  {sender}\n")
+                mark = MARKS.get(entry.state, "")
+                out.append(
+                    f"{entry.id + mark:14} {entry.size_bytes:>9} {self._arrival(entry.accepted_ms)}  {sender}\n"
+                )
             self._recipients += 1
             said = words(entry)
             if said != self._said:
-                out.append(f"{'':>16}({said or 'no answer yet'})\n")
+                out.append(f"                ({said or 'no answer yet'})\n")
                 self._said = said
-            out.append(f"{'':45} {printable(entry.recipient)}\n")
+            out.append(f"                                              {printable(entry.recipient)}\n")
         return "".join(out)
+
+    def _arrival(self, ms: int) -> str:
+        second = ms // 1000
+        if second != self._second:
+            from time import localtime, strftime
+
+            self._second = second
+            self._date = strftime("%a %b %d %H:%M:%S", localtime(second))
+        return self._date
 
     def end(self) -> str:
         if not self._messages:
@@ -276,10 +288,11 @@ def _print_message(queue: Queue, id: str) -> int:
 
 def words(entry: Entry) -> str:
     """The last answer, in a line."""
-    if not entry.code:
-        return printable(entry.text)
-    who = f"{entry.host} said: " if entry.host else ""
-    return printable(f"{who}{entry.code} {entry.enhanced}{' ' if entry.enhanced else ''}{entry.text}")
+    code, enhanced, text, host = entry[11:15]
+    if code:
+        said = f"{code} {enhanced} {text}" if enhanced else f"{code} {text}"
+        text = f"{host} said: {said}" if host else said
+    return text if text.isprintable() else printable(text)
 
 
 def printable(text: str) -> str:
@@ -301,13 +314,13 @@ def _named(entry: Entry) -> dict[str, Any]:
     return entry._asdict()
 
 
-def _json_line(entry: Entry) -> str:
-    import json
+def _json_lines(entries: Iterable[Entry]) -> str:
+    from msgspec.json import Encoder
 
-    return json.dumps(entry._asdict(), ensure_ascii=False) + "\n"
+    return Encoder().encode_lines([entry._asdict() for entry in entries]).decode()
 
 
 def _print_json(value: object) -> None:
-    import json
+    from msgspec.json import encode
 
-    print(json.dumps(value, ensure_ascii=False))
+    print(encode(value).decode())

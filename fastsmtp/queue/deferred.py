@@ -196,6 +196,11 @@ class DeferredIndex:
         """State.BOUNCE or State.DELETE: due() gives them out for that.  How many rows."""
         return await self._change(self.file.condemn, filter, state, now_ms)
 
+    async def brief(self, filter: Filter, after: int, limit: int) -> tuple[list[tuple[Any, ...]], int]:
+        """The same for lists: index.BRIEF of each row as it stands in the file, and where to go on."""
+        found: tuple[list[tuple[Any, ...]], int] = await self._submit(self.file.brief, filter, after, limit)
+        return found
+
     async def hold(self, filter: Filter) -> int:
         """No attempt until a release; one that is under way is finished first.  How many rows."""
         return await self._change(self.file.hold, filter)

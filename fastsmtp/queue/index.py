@@ -80,6 +80,11 @@ _PIN: Final = (
     "ON CONFLICT (number, epoch, offset, recipient) DO UPDATE SET state = max(state, excluded.state)"
 )
 _SELECT: Final = f"SELECT {_COLUMNS}, row FROM waiting "
+BRIEF: Final = (
+    "id", "state", "sender", "address", "body_bytes", "accepted_ms", "next_ms", "attempts", "last_ms", "site",
+    "source", "code", "enhanced", "text", "host", "number", "epoch", "offset", "recipient",
+)  # fmt: skip
+_BRIEF: Final = ", ".join(BRIEF)
 _KEY: Final = "number = ? AND epoch = ? AND offset = ? AND recipient = ?"
 
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -389,6 +394,15 @@ class IndexFile:
             f"{_SELECT} WHERE {where} AND row > ? ORDER BY row LIMIT ?", (*values, after, limit)
         ).fetchall()
         return Page([_row(row) for row in found], found[-1][-1] if len(found) == limit else 0)
+
+    def brief(self, filter: Filter, after: int, limit: int) -> tuple[list[tuple[Any, ...]], int]:
+        """As find(), for lists: BRIEF of each row as it stands in the file, and where to go on."""
+        where, values = _where(filter)
+        found = self._db.execute(
+            f"SELECT {_BRIEF}, row FROM waiting WHERE {where} AND row > ? ORDER BY row LIMIT ?",
+            (*values, after, limit),
+        ).fetchall()
+        return found, found[-1][-1] if len(found) == limit else 0
 
     def get(self, keys: Iterable[Key]) -> list[Row]:
         """Those that are there."""

@@ -85,7 +85,8 @@ def _run(name: str, arguments: list[str]) -> int:
 
     try:
         status: int = import_module(f"fastsmtp.cli.{name}").run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: it was closed when we began
+            sys.stdout.flush()
     except ConfigError as error:
         for fault in error.faults:
             print(f"fastsmtp: {fault}", file=sys.stderr)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from fastsmtp import reply
 from fastsmtp.metrics import Board
-from fastsmtp.metrics import Board
 from fastsmtp.smtp.ids import SessionIds
 from fastsmtp.smtp.profile import Profile
 

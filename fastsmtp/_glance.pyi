@@ -3,15 +3,15 @@
 Offsets, sizes and lengths are bytes.
 """
 
-Destinations = tuple[tuple[str, str], ...]
-"""(deliver, domain) of each recipient, in the envelope's order."""
+def destinations_of(payload: bytes) -> tuple[int | None, tuple[tuple[str, str], ...]]:
+    """(number of the body file or None, destinations) of one message; raises ValueError for what is none.
 
-def destinations_of(payload: bytes) -> tuple[int | None, Destinations]:
-    """(number of the body file or None, where the recipients go) of one message; raises ValueError for what is none."""
+    Destinations are (deliver, domain) of each recipient, in the envelope's order.
+    """
 
 def glance(
     data: bytes, *, base: int, epoch: int, start: int, at_batch: bool = True
-) -> tuple[bytes, int, list[tuple[int, int, int | None, Destinations]], list[bytes], list[tuple[int, int]], int, bool, int]:
+) -> tuple[bytes, int, list[tuple[int, int, int | None, tuple[tuple[str, str], ...]]], list[bytes], list[tuple[int, int]], int, bool, int]:
     """Read records one behind the other, as _record.scan does; checksums included.
 
     Gives (entries, discarded, messages, seals, odd, offset, at_batch, wanted):

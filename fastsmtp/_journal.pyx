@@ -354,6 +354,22 @@ cdef class Progress:
         cdef Published *region = self.region(worker)
         memset(region, 0, sizeof(Published))
 
+    def ask(self, int worker):
+        exchange_ordered(&self.region(worker).is_asked, 1)
+
+    def is_asked(self, int worker):
+        cdef Published *region = self.region(worker)
+        # Ordered behind publish(): either we see the question, or who asked sees what was synced.
+        return exchange_ordered(&region.is_asked, 0) != 0
+
+    @property
+    def is_low(self):
+        return load_relaxed(&self.regions[self.workers].is_low) != 0
+
+    @is_low.setter
+    def is_low(self, bint value):
+        store_relaxed(&self.regions[self.workers].is_low, value)
+
 
 # no_gc_clear: the thread uses system and progress until __dealloc__ has ended it.
 @cython.final

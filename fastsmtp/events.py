@@ -68,6 +68,12 @@ FIELDS: dict[str, str] = {
     "source": "`name` of the `[[source]]` that we send from",
     "said": "what the server answered",
     "attempt": "attempts so far, this one included",
+    "about": "id of the message that a report is about",
+    "segments": "segments of the queue",
+    "pending": "recipients that are due now",
+    "deferred": "recipients that wait for a later attempt",
+    "offset": "where in the file, in bytes",
+    "quarantine": "path of the copy",
     "what": "what was meant: a file, a list, an address, a sub-system",
     "trace": "last frames of a defect's traceback",
 }
@@ -219,6 +225,39 @@ EVENTS: dict[str, Event] = {
             "attempt",
             "took_ms",
         ),
+    ),
+    "report": Event(
+        INFO,
+        "A report about a message (a bounce, a warning of delay) was written for its sender, or can go nowhere",
+        ("id", "about", "rcpt", "reason"),
+    ),
+    # The queue.
+    "queue_open": Event(
+        NOTICE,
+        "The queue was read: so many recipients are due now, so many wait for a later attempt",
+        ("segments", "pending", "deferred", "took_ms"),
+    ),
+    "queue_damaged": Event(
+        ERROR,
+        "Accepted mail can't be read; what is left of it was copied to quarantine",
+        ("file", "offset", "size", "id", "rcpt", "reason", "quarantine"),
+    ),
+    "queue_torn": Event(
+        NOTICE,
+        "A crash tore a message that nobody had been told was accepted",
+        ("file", "offset", "size", "reason", "quarantine"),
+    ),
+    "queue_failed": Event(
+        ERROR, "The disk refuses something that the queue needs; it is tried again", ("reason", "file")
+    ),
+    "queue_full": Event(
+        ERROR, "Less room than queue.free_bytes: clients get 452 at MAIL until there is more", ("limit",)
+    ),
+    "queue_full_end": Event(NOTICE, "There is room again, and mail is taken", ("limit",)),
+    "queue_caller_refused": Event(
+        ERROR,
+        "A process that may not, or doesn't speak as ours do, called the queue's owner",
+        ("pid", "reason"),
     ),
     # Other servers.
     "source_failed": Event(

@@ -57,6 +57,7 @@ class QueueSink:
         self.disk = disk
         self.budget = budget
         self.wall = wall
+        self._is_closed = False
 
     def open(self, envelope: Envelope, facts: Facts) -> QueueTransaction:
         return QueueTransaction(self, envelope, facts)
@@ -66,6 +67,10 @@ class QueueSink:
         return reply.STORAGE_FULL if self.remote.is_low else None
 
     async def close(self) -> None:
+        """More than once does no harm."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         await self.journal.close()
         self.remote.close()
         self.disk.close()

@@ -28,6 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     from fastsmtp.supervisor.generation import StartFailed
     from fastsmtp.supervisor.master import Master
     from fastsmtp.supervisor.plan import ServerPlan
+    from fastsmtp.supervisor.queue import Hall
     from fastsmtp.supervisor.shapes import Plan
 
     loaded = load(flags)
@@ -38,7 +39,10 @@ def run(arguments: Sequence[str]) -> int:
         say(ready_line(loaded, plan.workers, addresses), 1)
 
     try:
-        return Master(ServerPlan(loaded), lambda: ServerPlan(load(flags)), on_ready=on_ready).run()
+        hall = Hall(version())
+        return Master(
+            ServerPlan(loaded, hall), lambda: ServerPlan(load(flags), hall), on_ready=on_ready
+        ).run()
     except StartFailed as error:
         print(f"fastsmtp: {error}", file=sys.stderr)
         return EX_OSERR
@@ -65,13 +69,7 @@ def say(line: str, fd: int) -> None:
 
 def notes(loaded: Loaded) -> list[str]:
     """What the operator should know before the server is ready."""
-    found = [f"warning: {warning}" for warning in loaded.warnings]
-    if loaded.config.deliver.queue or any(accept.queue for accept in loaded.config.accept):
-        found.append(
-            "the durable queue (queue = true) is not part of this version: "
-            "mail is handed over before the 250, as with --no-queue"
-        )
-    return found
+    return [f"warning: {warning}" for warning in loaded.warnings]
 
 
 def ready_line(loaded: Loaded, workers: int, addresses: Sequence[Sequence[tuple[str, int]]]) -> str:

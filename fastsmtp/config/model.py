@@ -838,6 +838,13 @@ class Config:
             form="word",
         ),
     )
+    queue_user: str = field(
+        default="fastsmtpq",
+        metadata=about(
+            "delivery and the queue's files, when started as root; SMTP workers can add mail and not read it",
+            form="word",
+        ),
+    )
     workers: int = field(default=0, metadata=about("SMTP workers; 0: one per core", low=0, high=1_024))
     qmail: str = field(
         default="",

@@ -6,9 +6,7 @@ into model.py and deletes its lines here; nothing else holds this knowledge.
 
 from typing import Final
 
-KEYS: Final = frozenset({
-    "queue_user",
-})  # fmt: skip
+KEYS: Final[frozenset[str]] = frozenset()
 
 DESTS: Final = frozenset({"pipe"})
 

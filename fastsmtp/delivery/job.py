@@ -6,7 +6,7 @@
 A shard is a process; a site always goes to the same one, so every limit of a
 site lives in one place.  In the shard a Deliverer does the work:
 
-    outcomes = await deliverer.deliver(stored, recipients, dest)
+    deliverer.put(stored, recipients, dest, done)
 
 Rank 6: pure.
 """
@@ -14,7 +14,7 @@ Rank 6: pure.
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastsmtp.delivery.outcome import Outcome
@@ -40,15 +40,22 @@ class Job(NamedTuple):
     attempt: int
 
 
+class Damaged(NamedTuple):
+    """The message can't be read as it was written.  reason: which file, where, what."""
+
+    reason: str
+
+
 class Result(NamedTuple):
     """What became of one recipient of a job.
 
-    outcome   delivery.outcome: Delivered, Retry or Failed, with `remote` and `source` where there were any
+    outcome   delivery.outcome: Delivered, Retry or Failed, with `remote` and `source` where there were any;
+              Damaged where there is no message to be delivered
     """
 
     place: Place
     recipient: int
-    outcome: Outcome
+    outcome: Outcome | Damaged
 
 
 class Stored(Protocol):
@@ -87,15 +94,20 @@ class Stored(Protocol):
 class Deliverer(Protocol):
     """Delivers to one kind of site or to all; one a shard.
 
-    deliver() gives one Outcome a recipient, in order.  It never raises for what the world does: that is a
-    Retry.  It keeps the site's limits (connections, rate, back-off) itself and may wait for them as long as
-    it likes: the dispatcher sends no more jobs of a site than its window.  Cancelled at a stop: then nothing
-    is known, and the job is repeated with the next start.
+    put() calls done() once, with one Outcome a recipient, in order, perhaps from within.  What the world does
+    is a Retry; a message that can't be read as it was written is Damaged.  It keeps the site's limits
+    (connections, rate, back-off) itself and may wait for them as long as it likes: the dispatcher sends no
+    more jobs of a site than its window.  After close() done() means nothing: the job is repeated with the next
+    start.
     """
 
-    async def deliver(
-        self, stored: Stored, recipients: Sequence[Recipient], dest: str
-    ) -> Sequence[Outcome]: ...
+    def put(
+        self,
+        stored: Stored,
+        recipients: Sequence[Recipient],
+        dest: str,
+        done: Callable[[Sequence[Outcome | Damaged]], object],
+    ) -> None: ...
 
     async def close(self) -> None:
         """Give back connections and files."""
@@ -104,6 +116,11 @@ class Deliverer(Protocol):
 def site_of(deliver: str, domain: str) -> str:
     """What limits are kept for: the domain of mail that goes to the world, else the place itself."""
     return f"mx:{domain}" if deliver == "mx" else deliver
+
+
+def deliver_of(site: str) -> str:
+    """The DEST of a site's recipients."""
+    return "mx" if site.startswith("mx:") else site
 
 
 def shard_of(site: str, shards: int) -> int:

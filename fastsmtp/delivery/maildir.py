@@ -19,8 +19,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from fastsmtp.delivery.dot import LfDecoder
+from fastsmtp.delivery.program import Content
 from fastsmtp.queue.disk import Disk
-from fastsmtp.queue.spool import Body
 
 # What an address may show of itself in a file name; everything else is %XX, so two addresses never meet.
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_+=@.")
@@ -90,7 +90,7 @@ class _Letter:
 
     __slots__ = ("body", "prefix", "sender")
 
-    def __init__(self, sender: bytes, prefix: bytes, body: Body) -> None:
+    def __init__(self, sender: bytes, prefix: bytes, body: Content) -> None:
         self.sender = sender
         self.prefix = prefix
         self.body = body
@@ -122,7 +122,7 @@ class MaildirWriter:
         self._count = itertools.count(1)
 
     def store(
-        self, targets: Sequence[Target], sender: bytes, prefix: bytes, body: Body
+        self, targets: Sequence[Target], sender: bytes, prefix: bytes, body: Content
     ) -> Awaitable[None] | None:
         """Put the message into every target's Maildir, or into none.
 

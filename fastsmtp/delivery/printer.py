@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastsmtp.delivery.dot import LfDecoder
+from fastsmtp.delivery.program import Content
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.queue.disk import Disk
-from fastsmtp.queue.spool import Body
 
 # A message must not reach the terminal as commands: control characters but TAB and LF are shown escaped.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -34,13 +34,13 @@ class Printer:
         self._lock = threading.Lock()
 
     def store(
-        self, recipients: list[Recipient], envelope: Envelope, prefix: bytes, body: Body
+        self, recipients: list[Recipient], envelope: Envelope, prefix: bytes, body: Content
     ) -> Awaitable[None] | None:
         """Print the message.  Raises, or the awaitable does, errors.StorageFailed when nobody reads it."""
         return self._disk.run(self._print, recipients, envelope, prefix, body)
 
     def _print(
-        self, system: Any, recipients: list[Recipient], envelope: Envelope, prefix: bytes, body: Body
+        self, system: Any, recipients: list[Recipient], envelope: Envelope, prefix: bytes, body: Content
     ) -> None:
         decoder = LfDecoder()
         content = b"".join(decoder.feed(piece) for piece in (prefix, *body.blocking_pieces(system)))

@@ -25,8 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
-from fastsmtp import errors
-from fastsmtp._glance import Destinations, glance
+from fastsmtp._glance import glance
 from fastsmtp._record import BLOCK, HEADER_BYTES
 from fastsmtp.queue.bodies import Bodies
 from fastsmtp.queue.disk import ThreadDisk, storage_error
@@ -42,6 +41,10 @@ WINDOW_BYTES = 1_048_576
 FIRST_BYTES = (2_097_152, 16_777_216)
 
 
+Destinations = tuple[tuple[str, str], ...]
+"""(deliver, domain) of each recipient, in the envelope's order."""
+
+
 class Arrived(NamedTuple):
     """A message that was read, and whose recipients are not all finished with that."""
 
@@ -52,14 +55,18 @@ class Arrived(NamedTuple):
 
 
 class Message:
-    """One that is in work.  left: its recipients in memory; body: number of its body file."""
+    """One that is in work.  left: its recipients in memory; body: number of its body file.
 
-    __slots__ = ("body", "left", "size_bytes")
+    indexed   recipients that are rows of the index; counted where there is a body file
+    """
+
+    __slots__ = ("body", "indexed", "left", "size_bytes")
 
     def __init__(self, size_bytes: int, body: int | None, left: int) -> None:
         self.size_bytes = size_bytes
         self.body = body
         self.left = left
+        self.indexed = 0
 
 
 class Kept:
@@ -219,6 +226,10 @@ class Keeper:
         copy = quarantine(self._system, self.store, name, offset, offset + size_bytes)
         self._report(Fault(name, offset, size_bytes, True, reason, copy))
 
+    def set_aside(self, kept: Kept, place: Place, reason: str) -> None:
+        """A record that a reader can make nothing of: copied to quarantine, and reported."""
+        self._set_aside(kept, place.offset, HEADER_BYTES + place.size_bytes, reason)
+
     def _damaged(self, kept: Kept, limit: int) -> Iterator[list[Arrived]]:
         found = recover_one(self._system, self.store, kept.number, (limit, limit))
         yield from self._rest(kept, found, limit)
@@ -338,6 +349,3 @@ def _prepared(system: Any, store: Store, size_bytes: int) -> tuple[Segment, int]
 def _remove(system: Any, bodies: Bodies, number: int) -> None:
     with suppress(FileNotFoundError):
         bodies.remove(system, number)
-
-
-__all__ = ["Arrived", "Keeper", "Kept", "Message", "errors", "is_held", "lock"]

@@ -77,6 +77,10 @@ class Remote:
         for packet, _ in self._open.values():
             line.send(packet)
 
+    def be_patient_no_more(self) -> None:
+        """We have started: from now on clients wait for us."""
+        self._patience_s = PATIENCE_S
+
     @property
     def is_low(self) -> bool:
         """Below the low-water mark: take no mail."""

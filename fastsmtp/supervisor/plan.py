@@ -32,10 +32,12 @@ from fastsmtp.log_format import JsonLines, Logfmt
 from fastsmtp.policy.own import load_stages
 from fastsmtp.queue.disk import ThreadDisk
 from fastsmtp.queue.spool import Budget
+from fastsmtp.queue_sink import EitherSink
 from fastsmtp.resolver import make_resolver
-from fastsmtp.sink import DirectSink
+from fastsmtp.sink import DirectSink, Sink
 from fastsmtp.smtp.answerers import answerers_of
 from fastsmtp.smtp.service import Service
+from fastsmtp.supervisor.queue import Hall, open_sink, processes, uses_direct, uses_queue
 from fastsmtp.supervisor.shapes import Aside, Listener, Seat
 from fastsmtp.supervisor.worker import DRAIN_S
 from fastsmtp.tls import Credentials, ServerTls, ignore_bad_server_names, key_mode_faults, read_credentials
@@ -67,12 +69,16 @@ _SHARED = (
 class ServerPlan:
     """See shapes.Plan."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        """ConfigError: a certificate, the log or the state directory can't be used."""
+    def __init__(self, loaded: Loaded, hall: Hall | None = None) -> None:
+        """ConfigError: a certificate, the log or the state directory can't be used.
+
+        hall   where the queue's processes meet; the plans of one master have one
+        """
         for module in _SHARED:
             import_module(module)
         config = loaded.config
         self.loaded = loaded
+        self.hall = hall or Hall()
         self.workers = config.workers or Host().cores()
         self.user = config.user
         self.state = config.state
@@ -101,7 +107,8 @@ class ServerPlan:
     def asides(self) -> Sequence[Aside]:
         """What runs beside the workers: each part of the server that needs a process adds its own here."""
         config = self.loaded.config
-        asides: list[Aside] = []
+        maildir = os.path.join(self.state, MAILDIR) if self.loaded.is_trial else ""
+        asides = processes(self.loaded, self.hall, self.workers, self._make_log, self.descriptors, maildir)
         if config.metrics.listen:
             asides.append(Exposition(config.metrics.listen, config.user, self.log))
         return asides
@@ -112,11 +119,11 @@ class ServerPlan:
         return "lists" if path in self.lists.files else "configuration"
 
     def own(self, account: tuple[int, int] | None) -> None:
-        """Spooled bodies belong to the workers; so does the trial's Maildir, nobody else would make it theirs."""
+        """Spooled bodies belong to the workers; so does the trial's Maildir where they deliver to it themselves."""
         spool = os.path.join(self.state, SPOOL)
         make_directory(spool, 0o700)
         theirs = [spool]
-        if self.loaded.is_trial:
+        if self.loaded.is_trial and not uses_queue(self.loaded):
             maildir = os.path.join(self.state, MAILDIR)
             make_directory(maildir, 0o700)
             theirs += [maildir, *(os.path.join(maildir, name) for name in ("tmp", "new", "cur"))]
@@ -163,16 +170,7 @@ class ServerPlan:
             workers=self.workers,
         )
         budget = Budget(max(one.limits.body_memory_bytes for one in self.settings))
-        sink = DirectSink(
-            disk=ThreadDisk(),
-            budget=budget,
-            spool_directory=os.path.join(self.state, SPOOL),
-            hostname=config.hostname,
-            log=log,
-            programs=ThreadDisk(threads=PROGRAMS),
-            is_compatible=self.settings[0].is_compatible,
-            metrics=seat.metrics,
-        )
+        sink = await self._open_sink(seat, log, budget)
         service = Service(
             settings=self.settings,
             log=log,
@@ -191,6 +189,25 @@ class ServerPlan:
         for listener, sock in seat.sockets:
             await service.listen(listener, sock)
         return ServerWorker(self, service, log)
+
+    async def _open_sink(self, seat: Seat, log: LogWriter, budget: Budget) -> Sink:
+        """The queue's, the direct one, or both, as the configuration needs them."""
+        direct = None
+        if uses_direct(self.loaded):
+            direct = DirectSink(
+                disk=ThreadDisk(),
+                budget=budget,
+                spool_directory=os.path.join(self.state, SPOOL),
+                hostname=self.loaded.config.hostname,
+                log=log,
+                programs=ThreadDisk(threads=PROGRAMS),
+                is_compatible=self.settings[0].is_compatible,
+                metrics=seat.metrics,
+            )
+            if not uses_queue(self.loaded):
+                return direct
+        queue = await open_sink(self.state, self.hall, seat.identity, budget)
+        return queue if direct is None else EitherSink(queue, direct)
 
     # --- TLS ---------------------------------------------------------------------------------------
 
@@ -306,6 +323,9 @@ class ServerPlan:
         return warnings
 
     # --- log ---------------------------------------------------------------------------------------
+
+    def _make_log(self) -> LogWriter:
+        return self._writer(self._destination)
 
     def _writer(self, destination: Destination) -> LogWriter:
         return LogWriter(destination, JsonLines() if self.loaded.config.log.format == "json" else Logfmt())

@@ -1,0 +1,342 @@
+"""What is left to do when a recipient was not delivered: wait in the index, be reported to the sender, or both.
+
+In this order, and each step is synced before the next begins (docs/queue.md):
+
+    for now     row into the index            then the done-log says "deferred"
+    for good    report into our own journal   then the done-log says "failed", then the row goes
+
+What the disk refuses is tried again, once a second, and the shards keep what
+they weren't told to forget.  Rank 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from fastsmtp import errors
+from fastsmtp.delivery.dispatcher import Case, Dispatcher
+from fastsmtp.delivery.job import Damaged
+from fastsmtp.delivery.outcome import Failed, Retry
+from fastsmtp.delivery.stored import Reader, StoredMessage
+from fastsmtp.log import Log
+from fastsmtp.queue.deferred import DeferredIndex
+from fastsmtp.queue.disk import ThreadDisk
+from fastsmtp.queue.done import Outcome, pack
+from fastsmtp.queue.dsn import Action, Fate, Reporter, original_bytes
+from fastsmtp.queue.journal import Journal
+from fastsmtp.queue.model import QueuedMessage, encode
+from fastsmtp.queue.place import Place
+from fastsmtp.queue.row import Key, Row, Said, row_of
+from fastsmtp.queue.schedule import Patience, Wait, after_failure, put_off
+
+T = TypeVar("T")
+
+# Worked on together: one transaction of the index, one sync of the journal.
+AT_ONCE = 500
+# For what found no room in memory, and what is due at a time.
+PUT_OFF_MS = 30_000
+DUE_AT_ONCE = 500
+DUE_S = 0.5
+RETRY_S = 1.0
+
+
+class Ids(Protocol):
+    """Names for reports."""
+
+    def next(self) -> str: ...
+
+
+class Afterwards:
+    """Cases of a dispatcher; see the module's text.
+
+    journal    of the dispatcher itself: reports are mail like any other
+    place_for  where a report to this domain goes (a DEST); "refuse": nowhere
+    pump       called when there may be something for the shards
+    failed     called with an error after which the process can't go on
+    indexed    rows that the index has
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        index: DeferredIndex,
+        *,
+        reader: Reader,
+        reporter: Reporter,
+        ids: Ids,
+        journal: Callable[[], Awaitable[Journal]],
+        place_for: Callable[[bytes], str],
+        patience: Patience,
+        disk: ThreadDisk,
+        wall: Callable[[], float],
+        random: Callable[[], float],
+        log: Log,
+        loop: asyncio.AbstractEventLoop,
+        pump: Callable[[], object],
+        failed: Callable[[Exception], object],
+        indexed: int = 0,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._index = index
+        self._reader = reader
+        self._reporter = reporter
+        self._ids = ids
+        self._journal = journal
+        self._place_for = place_for
+        self._patience = patience
+        self._disk = disk
+        self._wall = wall
+        self._random = random
+        self._log = log
+        self._loop = loop
+        self._pump = pump
+        self._failed = failed
+        self.indexed = indexed
+        self._cases: deque[Case] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._due: asyncio.Task[None] | None = None
+        self._removals: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to look for what is due."""
+        self._due = self._guarded(self._watch_due())
+
+    async def close(self) -> None:
+        """Finish what was begun, as far as the disk lets us."""
+        if self._due is not None:
+            self._due.cancel()
+        waiting = [task for task in (self._task, *self._removals) if task is not None]
+        if waiting:
+            await asyncio.wait(waiting, timeout=5.0)
+
+    # --- dispatcher.Cases -------------------------------------------------------------------------
+
+    def take(self, cases: Sequence[Case]) -> None:
+        self._cases.extend(cases)
+        if self._task is None or self._task.done():
+            self._task = self._guarded(self._work())
+
+    def finished(self, keys: Sequence[Key]) -> None:
+        self.indexed -= len(keys)
+        task = self._guarded(self._remove(keys))
+        self._removals.add(task)
+        task.add_done_callback(self._removals.discard)
+
+    # --- the work ---------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while self._cases:
+            batch = [self._cases.popleft() for _ in range(min(AT_ONCE, len(self._cases)))]
+            await self._settle(batch)
+
+    async def _settle(self, batch: list[Case]) -> None:
+        stored = await self._read({case.place for case in batch if case.row is None or _is_for_good(case)})
+        now_ms = int(self._wall() * 1000)
+        # What failed together is tried again together.
+        draws: dict[Place, float] = {}
+        waiting: list[tuple[Case, Row]] = []
+        over: list[Case] = []
+        fates: dict[Place, list[Fate]] = {}
+        for case in batch:
+            message = stored.get(case.place)
+            if isinstance(case.outcome, Damaged) or isinstance(message, errors.QueueDamaged):
+                self._tell_damage(case, message)
+                over.append(case)
+                continue
+            if isinstance(case.outcome, Failed):
+                fates.setdefault(case.place, []).append(_failure(case, case.outcome, now_ms))
+                over.append(case)
+                continue
+            row = self._row(case, message)
+            if case.outcome is None:
+                waiting.append((case, put_off(row, self._patience, now_ms=now_ms, wait_ms=PUT_OFF_MS)))
+                continue
+            said = _said(case.outcome)
+            draw = draws.setdefault(case.place, self._random())
+            row = row._replace(site=case.site, source=case.outcome.source)
+            next = after_failure(row, self._patience, now_ms=now_ms, random=_same(draw), said=said)
+            if isinstance(next, Wait):
+                waiting.append((case, next.row))
+                if next.is_late:
+                    until_ms = now_ms + self._patience.lifetime_ms - next.row.waited_ms
+                    fate = Fate(case.recipient, Action.DELAYED, said, now_ms, until_ms=until_ms)
+                    fates.setdefault(case.place, []).append(fate)
+            else:
+                fate = Fate(case.recipient, Action.FAILED, said, now_ms, status="4.4.7")
+                fates.setdefault(case.place, []).append(fate)
+                over.append(case)
+        if waiting:
+            await self._insist(lambda: self._index.defer([row for _, row in waiting]))
+        missing = fates.keys() - stored.keys()
+        if missing:
+            stored |= await self._read(missing)
+        await self._report(fates, stored, now_ms)
+        self._note(waiting, over)
+
+    def _row(self, case: Case, message: StoredMessage | errors.QueueDamaged | None) -> Row:
+        if case.row is not None:
+            return case.row
+        if not isinstance(message, StoredMessage):
+            raise RuntimeError("a case without a message")
+        return row_of(case.place, message.message, case.recipient, next_ms=0)._replace(site=case.site)
+
+    def _note(self, waiting: list[tuple[Case, Row]], over: list[Case]) -> None:
+        """All of it is durable: the done-log may say so, and the books are brought up to date."""
+        dispatcher, keeper = self._dispatcher, self._dispatcher.keeper
+        for case, _ in waiting:
+            place = case.place
+            if case.row is None:
+                self.indexed += 1
+                entry = pack(place.epoch, place.offset, case.recipient, Outcome.DEFERRED)
+                keeper.log.add_entries(place.epoch, entry)
+            dispatcher.indexed(case.kept, place.offset)
+            keeper.afterwards(case.settled)
+        keys = []
+        for case in over:
+            place = case.place
+            entry = pack(place.epoch, place.offset, case.recipient, Outcome.FAILED)
+            keeper.log.add_entries(place.epoch, entry)
+            dispatcher.gone(case.kept, place.offset)
+            keeper.afterwards(case.settled)
+            if case.row is not None:
+                keys.append(case.row.key)
+        if keys:
+            keeper.afterwards(lambda: self.finished(keys))
+
+    async def _report(
+        self,
+        fates: dict[Place, list[Fate]],
+        stored: dict[Place, StoredMessage | errors.QueueDamaged],
+        now_ms: int,
+    ) -> None:
+        """The reports into our journal; all of them with one sync."""
+        reports: list[list[bytes]] = []
+        for place, some in fates.items():
+            message = stored[place]
+            if isinstance(message, errors.QueueDamaged):
+                continue
+            original = await self._disk.run(_beginning, message, original_bytes(message.message, some))
+            report = self._reporter.report(
+                message.message, some, id=self._ids.next(), now_ms=now_ms, original=original
+            )
+            if report is not None and self._address(report, message):
+                reports.append(encode(report))
+        if reports:
+            await self._insist(lambda: self._append(reports))
+
+    def _address(self, report: QueuedMessage, about: StoredMessage) -> bool:
+        """Say where it goes; False when there is no such place."""
+        recipient = report.envelope.recipients[0]
+        report.origins.address = report.origins.address or "127.0.0.1"
+        recipient.deliver = self._place_for(recipient.domain)
+        is_sent = recipient.deliver != "refuse"
+        self._log.line(
+            "report", id=report.id, about=about.id, rcpt=recipient.address,
+            reason=None if is_sent else "nobody delivers there",
+        )  # fmt: skip
+        return is_sent
+
+    async def _append(self, reports: list[list[bytes]]) -> None:
+        journal = await self._journal()
+        await asyncio.gather(*[journal.append(pieces) for pieces in reports])
+
+    async def _remove(self, keys: Sequence[Key]) -> None:
+        await self._insist(lambda: self._index.finished(keys))
+
+    async def _read(self, places: Iterable[Place]) -> dict[Place, StoredMessage | errors.QueueDamaged]:
+        places = list(places)
+        if not places:
+            return {}
+        return await self._insist(lambda: self._disk.run(_read_all, self._reader, places))
+
+    async def _insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Until the disk has done it."""
+        while True:
+            try:
+                return await attempt()
+            except (errors.StorageFull, errors.StorageFailed) as error:
+                self._log.line("queue_failed", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    def _tell_damage(self, case: Case, message: StoredMessage | errors.QueueDamaged | None) -> None:
+        outcome = case.outcome
+        reason = outcome.reason if isinstance(outcome, Damaged) else str(message)
+        self._dispatcher.keeper.set_aside(case.kept, case.place, reason)
+
+    # --- what is due ------------------------------------------------------------------------------
+
+    async def _watch_due(self) -> None:
+        while True:
+            await asyncio.sleep(DUE_S)
+            while self.indexed and await self._take_due():
+                pass
+
+    async def _take_due(self) -> bool:
+        """Whether there may be more."""
+        wanted = min(DUE_AT_ONCE, self._dispatcher.sites.room())
+        if not wanted or self._dispatcher.keeper.log.is_behind:
+            return False
+        rows = await self._insist(lambda: self._index.due(int(self._wall() * 1000), wanted))
+        if rows:
+            self._dispatcher.due(rows)
+            self._pump()
+        return len(rows) == wanted
+
+    def _guarded(self, work: Any) -> asyncio.Task[None]:
+        """A task whose failure is not silent: what it was to do would never be done."""
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        task.add_done_callback(self._look)
+        return task
+
+    def _look(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+
+def _same(draw: float) -> Callable[[], float]:
+    return lambda: draw
+
+
+def _is_for_good(case: Case) -> bool:
+    return isinstance(case.outcome, Failed)
+
+
+def _failure(case: Case, outcome: Failed, now_ms: int) -> Fate:
+    return Fate(case.recipient, Action.FAILED, _said(outcome), now_ms)
+
+
+def _said(outcome: Retry | Failed) -> Said:
+    answer = outcome.reply
+    return Said(answer.code, answer.enhanced, "\n".join(answer.lines), outcome.remote)
+
+
+def _read_all(
+    system: Any, reader: Reader, places: list[Place]
+) -> dict[Place, StoredMessage | errors.QueueDamaged]:
+    """A job."""
+    found: dict[Place, StoredMessage | errors.QueueDamaged] = {}
+    for place in places:
+        try:
+            found[place] = reader.read(place)
+        except errors.QueueDamaged as error:
+            found[place] = error
+    return found
+
+
+def _beginning(system: Any, message: StoredMessage, size_bytes: int) -> bytes:
+    """A job: the first bytes of the body, or what of them can be read."""
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        for piece in message.blocking_pieces(system):
+            pieces.append(piece)
+            size += len(piece)
+            if size >= size_bytes:
+                break
+    except (errors.QueueDamaged, OSError):
+        # A report without the original is better than none.
+        pass
+    return b"".join(pieces)[:size_bytes]

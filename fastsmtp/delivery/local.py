@@ -1,0 +1,134 @@
+"""Delivery out of the queue: on this machine (Maildirs, qmail-queue, standard output), and who delivers what.
+
+Rank 6: may import ranks 0 to 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+
+from fastsmtp import errors, reply
+from fastsmtp.address import Address
+from fastsmtp.config.dest import Dest, parse_dest
+from fastsmtp.delivery.job import Damaged, Deliverer, Stored
+from fastsmtp.delivery.maildir import MaildirPath, MaildirWriter, Target
+from fastsmtp.delivery.outcome import Delivered, Outcome, Retry
+from fastsmtp.delivery.printer import Printer
+from fastsmtp.delivery.qmail_queue import DEFAULT_HOME, QmailQueue, connection_variables
+from fastsmtp.message import Recipient
+from fastsmtp.policy.facts import Client, Facts
+from fastsmtp.queue.disk import Disk
+
+KINDS = frozenset({"discard", "maildir", "print", "qmail-queue"})
+"""The destinations that are delivered here."""
+
+
+Done = Callable[[Sequence[Outcome | Damaged]], object]
+
+
+class Deliveries:
+    """See delivery.job.Deliverer: this machine's part here, the rest to the one for other servers."""
+
+    def __init__(self, local: LocalDeliverer, other: Deliverer) -> None:
+        self._local = local
+        self._other = other
+
+    def put(self, stored: Stored, recipients: Sequence[Recipient], dest: str, done: Done) -> None:
+        if dest.partition(":")[0] in KINDS:
+            self._local.put(stored, recipients, dest, done)
+        else:
+            self._other.put(stored, recipients, dest, done)
+
+    async def close(self) -> None:
+        await self._local.close()
+        await self._other.close()
+
+
+class LocalDeliverer:
+    """See delivery.job.Deliverer; it has a place for each of KINDS."""
+
+    def __init__(
+        self,
+        *,
+        disk: Disk,
+        hostname: str,
+        qmail_home: str = DEFAULT_HOME,
+    ) -> None:
+        self._maildirs = MaildirWriter(disk, hostname)
+        self._printer = Printer(disk)
+        self._qmail_queue = QmailQueue(disk, hostname=hostname, home=qmail_home)
+        self._hostname = hostname
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._places: dict[str, tuple[Dest, MaildirPath | None]] = {}
+
+    def put(self, stored: Stored, recipients: Sequence[Recipient], dest: str, done: Done) -> None:
+        task = asyncio.get_running_loop().create_task(self._finish(stored, recipients, dest, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """A job that the disk has begun ends, and nobody hears of it."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    async def _finish(self, stored: Stored, recipients: Sequence[Recipient], dest: str, done: Done) -> None:
+        outcomes: Sequence[Outcome | Damaged]
+        try:
+            outcomes = await self._deliver(stored, recipients, dest)
+        except errors.QueueDamaged as error:
+            outcomes = [Damaged(str(error))] * len(recipients)
+        except errors.TemporaryError as error:
+            outcomes = [Retry(reply.of_error(error), str(error))] * len(recipients)
+        except Exception as error:  # noqa: BLE001 - ours: it is tried again, and the reason says what it was
+            outcomes = [Retry(reply.OUR_DEFECT, repr(error))] * len(recipients)
+        done(outcomes)
+
+    async def _deliver(self, stored: Stored, recipients: Sequence[Recipient], dest: str) -> Sequence[Outcome]:
+        place, maildir = self._place(dest)
+        outcome: Outcome = Delivered(place.kind)
+        done: Awaitable[None] | None = None
+        sender = stored.envelope.sender
+        if maildir is not None:
+            targets = [
+                Target(maildir.directory(one.address), maildir.root, one.address) for one in recipients
+            ]
+            done = self._maildirs.store(targets, sender, stored.prefix, stored)
+        elif place.kind == "print":
+            done = self._printer.store(list(recipients), stored.envelope, stored.prefix, stored)
+        elif place.kind == "qmail-queue":
+            facts = facts_of(stored)
+            environment = {
+                **self._qmail_queue.environment(facts),
+                **connection_variables(facts, self._hostname),
+            }
+            found = self._qmail_queue.store(
+                place.path, sender, recipients, environment, stored.prefix, stored
+            )
+            outcome = await found if inspect.isawaitable(found) else found
+        if done is not None:
+            await done
+        return [outcome] * len(recipients)
+
+    def _place(self, dest: str) -> tuple[Dest, MaildirPath | None]:
+        found = self._places.get(dest)
+        if found is None:
+            place = parse_dest(dest)
+            found = self._places[dest] = place, MaildirPath(place.path) if place.kind == "maildir" else None
+        return found
+
+
+def facts_of(stored: Stored) -> Facts:
+    """A session's facts, as far as the message remembers them: for the environment of programs."""
+    origins = stored.origins
+    client = Client(Address(origins.address or "127.0.0.1"), origins.port, origins.origin)
+    client.name = origins.name
+    facts = Facts(stored.id.partition(".")[0], origins.listener, origins.local_address, client)
+    facts.helo = origins.helo
+    facts.is_extended = origins.is_extended
+    facts.tls = origins.tls
+    facts.envelope = stored.envelope
+    return facts

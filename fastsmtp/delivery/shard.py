@@ -1,0 +1,219 @@
+"""A delivery process: takes jobs from the dispatcher, reads the messages itself, and says what became of them.
+
+A result is kept until the dispatcher says that it is safe; a dispatcher that
+starts anew is told what is under way, so nothing is delivered twice because it
+died.  Not here: how anything is delivered (a Deliverer does that).  Rank 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import deque
+from collections.abc import Sequence
+
+from fastsmtp import errors, reply
+from fastsmtp.delivery import wire
+from fastsmtp.delivery.job import Damaged, Deliverer, Job, Result
+from fastsmtp.delivery.outcome import Delivered, Outcome, Retry
+from fastsmtp.delivery.stored import Reader, StoredMessage
+from fastsmtp.log import Log
+from fastsmtp.queue import frames
+from fastsmtp.queue.line import Line, connect
+
+RECONNECT_S = 0.25
+
+
+class Shard:
+    """One of `of` delivery processes, with the number `number`.
+
+    path   of the dispatcher's socket
+    log    gets a line for every recipient
+    """
+
+    def __init__(
+        self,
+        path: str,
+        number: int,
+        of: int,
+        *,
+        reader: Reader,
+        deliverer: Deliverer,
+        log: Log,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._path = path
+        self._number = number
+        self._of = of
+        self._reader = reader
+        self._deliverer = deliverer
+        self._log = log
+        self._loop = loop
+        self._line: Line | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._jobs: dict[int, Job] = {}
+        self._number_of_job = 0
+        self._fresh: list[Result] = []
+        self._sent: deque[tuple[int, bytes, list[tuple[int, int, int]]]] = deque()
+        self._results = 0
+        self._is_flushing = False
+        self._is_closed = False
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    def connect(self) -> None:
+        """Reach the dispatcher, now or as soon as it can be reached."""
+        self._retry = None
+        try:
+            sock = connect(self._path)
+        except OSError:
+            self._retry = self._loop.call_later(RECONNECT_S, self.connect)
+            return
+        line = self._line = Line(sock, self._loop, self._heard, self._ended)
+        line.send(frames.hello(frames.Role.SHARD, self._number, self._of))
+        held = [
+            (job.place.epoch, job.place.offset, recipient)
+            for job in self._jobs.values()
+            for recipient in job.recipients
+        ]
+        held += [(one.place.epoch, one.place.offset, one.recipient) for one in self._fresh]
+        held += [named for _, _, names in self._sent for named in names]
+        for packet in wire.held(held):
+            line.send(packet)
+        line.send(wire.ready())
+        for _, packet, _ in self._sent:
+            line.send(packet)
+
+    @property
+    def jobs(self) -> int:
+        """How many are under way."""
+        return len(self._jobs)
+
+    async def drain(self) -> None:
+        """Take no more, and wait until what is under way has ended and is known."""
+        if self._line is not None:
+            self._line.send(wire.closing())
+        await self._is_idle.wait()
+        self._flush()
+
+    async def close(self) -> None:
+        """Stop everything; what was under way will be tried again."""
+        self._is_closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+        self._flush()
+        await self._deliverer.close()
+        self._reader.close()
+        if self._line is not None:
+            self._line.flush()
+            self._line.close()
+            self._line = None
+
+    def _ended(self) -> None:
+        self._line = None
+        if not self._is_closed:
+            self.connect()
+
+    def _heard(self, packet: bytes, descriptors: list[int]) -> None:
+        if packet[0] == wire.JOBS:
+            for job in wire.read_jobs(packet):
+                self._begin(job)
+        elif packet[0] == wire.ACK:
+            number = wire.read_ack(packet)
+            while self._sent and self._sent[0][0] <= number:
+                self._sent.popleft()
+
+    def _begin(self, job: Job) -> None:
+        """One job; whatever happens, there will be a result for each of its recipients."""
+        self._number_of_job = number = self._number_of_job + 1
+        self._jobs[number] = job
+        self._is_idle.clear()
+        began_s = self._loop.time()
+        stored: StoredMessage | None = None
+
+        def done(outcomes: Sequence[Outcome | Damaged]) -> None:
+            self._done(number, job, stored, outcomes, began_s)
+
+        try:
+            stored = self._reader.read(job.place)
+            recipients = [stored.envelope.recipients[at] for at in job.recipients]
+            self._deliverer.put(stored, recipients, job.deliver, done)
+        except (errors.QueueDamaged, IndexError) as error:
+            done([Damaged(str(error))] * len(job.recipients))
+        except errors.TemporaryError as error:
+            done([Retry(reply.of_error(error), str(error))] * len(job.recipients))
+        except Exception as error:  # noqa: BLE001 - ours: the message is tried again, and the log says where it broke
+            self._log_defect(stored, error)
+            done([Retry(reply.OUR_DEFECT, repr(error))] * len(job.recipients))
+
+    def _done(
+        self,
+        number: int,
+        job: Job,
+        stored: StoredMessage | None,
+        outcomes: Sequence[Outcome | Damaged],
+        began_s: float,
+    ) -> None:
+        if self._jobs.pop(number, None) is None or self._is_closed:
+            return
+        took_ms = round((self._loop.time() - began_s) * 1000)
+        for recipient, outcome in zip(job.recipients, outcomes, strict=True):
+            if stored is not None and not isinstance(outcome, Damaged):
+                self._tell(job, stored, recipient, outcome, took_ms)
+            self._fresh.append(Result(job.place, recipient, outcome))
+        if not self._jobs:
+            self._is_idle.set()
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _log_defect(self, stored: StoredMessage | None, error: Exception) -> None:
+        self._log.line(
+            "defect", id="" if stored is None else stored.id, what="delivery", reason=repr(error),
+            trace="".join(traceback.format_exception(error)),
+        )  # fmt: skip
+
+    def _tell(self, job: Job, stored: StoredMessage, recipient: int, outcome: Outcome, took_ms: int) -> None:
+        envelope, hop = stored.envelope, outcome.hop
+        fields: dict[str, object] = {
+            "id": stored.id,
+            "from_": envelope.sender,
+            "rcpt": envelope.recipients[recipient].address,
+            "deliver": job.deliver,
+            "remote": outcome.remote or None,
+            "source": outcome.source or None,
+            "tls": hop.tls if hop is not None and hop.tls else None,
+            "cipher": hop.cipher if hop is not None and hop.cipher else None,
+            "attempt": job.attempt,
+            "took_ms": took_ms,
+        }
+        if isinstance(outcome, Delivered):
+            self._log.line("delivered", said=outcome.said, size=stored.size_bytes, **fields)
+            return
+        answer = outcome.reply
+        event = "deferred" if isinstance(outcome, Retry) else "bounced"
+        self._log.line(event, code=answer.code, enhanced=answer.enhanced, reason=outcome.reason, **fields)
+
+    def _flush(self) -> None:
+        """Send what is known; all of one turn of the loop together."""
+        self._is_flushing = False
+        batch: list[Result] = []
+        size = 0
+        for result in self._fresh:
+            one = wire.size_of(result)
+            if size + one > wire.FULL_BYTES:
+                self._send(batch)
+                batch, size = [], 0
+            batch.append(result)
+            size += one
+        self._fresh = []
+        if batch:
+            self._send(batch)
+
+    def _send(self, batch: list[Result]) -> None:
+        self._results = self._results + 1 & 0xFFFF_FFFF
+        packet = wire.results(self._results, batch)
+        names = [(one.place.epoch, one.place.offset, one.recipient) for one in batch]
+        self._sent.append((self._results, packet, names))
+        if self._line is not None:
+            self._line.send(packet)

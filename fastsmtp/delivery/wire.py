@@ -1,0 +1,176 @@
+"""What the dispatcher and a shard say to each other; docs/queue.md, "The shards' line".
+
+    shard -> dispatcher   hello (queue/frames.py), HELD*, READY, then RESULTS with rising numbers; CLOSING: no more
+    dispatcher -> shard   JOBS, and ACK: results up to this number are safe, forget them
+
+A recipient of a record is named by (epoch, offset, recipient), which stays true
+over any restart: so results may be told twice.  Rank 6: pure.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+
+from fastsmtp.delivery.job import Damaged, Job, Result, site_of
+from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
+from fastsmtp.queue.place import Place
+from fastsmtp.reply import Reply
+
+# Behind those of frames.py.
+JOBS = 32
+ACK = 33
+HELD = 34
+READY = 35
+RESULTS = 36
+CLOSING = 37
+
+# A packet is filled up to here; PACKET_BYTES of queue/line.py is the most that one may have.
+FULL_BYTES = 24_000
+# Of a reply or a reason: what a report shows and a log line has room for.
+TEXT_BYTES = 1_000
+# Recipients of one job: RFC 5321 section 4.5.3.1.8 lets every server take so many.
+RECIPIENTS = 100
+
+_DELIVERED, _RETRY, _FAILED, _DAMAGED = 1, 2, 3, 4
+
+_JOB = struct.Struct("<QQIIHHHH")
+_NUMBER = struct.Struct("<BI")
+_NAMED = struct.Struct("<QII")
+# number, epoch, offset, size; recipient, kind, may have arrived, code; lengths of the texts
+_RESULT = struct.Struct("<QQIIIBBH5H")
+
+
+def jobs(batch: Iterable[Job]) -> Iterator[bytes]:
+    """Packets with these jobs."""
+    parts = [bytes((JOBS,))]
+    size = 1
+    for job in batch:
+        deliver = job.deliver.encode()
+        domain = job.site[3:].encode() if job.deliver == "mx" else b""
+        part = b"".join((
+            _JOB.pack(*job.place, job.attempt, len(job.recipients), len(deliver), len(domain)),
+            struct.pack(f"<{len(job.recipients)}I", *job.recipients), deliver, domain,
+        ))  # fmt: skip
+        if size + len(part) > FULL_BYTES:
+            yield b"".join(parts)
+            parts, size = [bytes((JOBS,))], 1
+        parts.append(part)
+        size += len(part)
+    if len(parts) > 1:
+        yield b"".join(parts)
+
+
+def read_jobs(packet: bytes) -> Iterator[Job]:
+    at = 1
+    while at < len(packet):
+        number, epoch, offset, size, attempt, count, deliver_bytes, domain_bytes = _JOB.unpack_from(
+            packet, at
+        )
+        at += _JOB.size
+        recipients = struct.unpack_from(f"<{count}I", packet, at)
+        at += 4 * count
+        deliver = packet[at : at + deliver_bytes].decode()
+        at += deliver_bytes
+        domain = packet[at : at + domain_bytes].decode()
+        at += domain_bytes
+        yield Job(Place(number, epoch, offset, size), deliver, site_of(deliver, domain), recipients, attempt)
+
+
+def ack(number: int) -> bytes:
+    return _NUMBER.pack(ACK, number)
+
+
+def ready() -> bytes:
+    return bytes((READY,))
+
+
+def closing() -> bytes:
+    return bytes((CLOSING,))
+
+
+def read_ack(packet: bytes) -> int:
+    number: int = _NUMBER.unpack(packet)[1]
+    return number
+
+
+def held(named: Sequence[tuple[int, int, int]]) -> Iterator[bytes]:
+    """Packets with (epoch, offset, recipient) of what the shard is working on."""
+    most = FULL_BYTES // _NAMED.size
+    for start in range(0, len(named), most):
+        yield bytes((HELD,)) + b"".join(_NAMED.pack(*one) for one in named[start : start + most])
+
+
+def read_held(packet: bytes) -> Iterator[tuple[int, int, int]]:
+    return _NAMED.iter_unpack(packet[1:])
+
+
+def results(number: int, batch: Sequence[Result]) -> bytes:
+    """One packet; the caller keeps it below FULL_BYTES with size_of()."""
+    return _NUMBER.pack(RESULTS, number) + b"".join(_encode(one) for one in batch)
+
+
+def size_of(result: Result) -> int:
+    return len(_encode(result))
+
+
+def _encode(result: Result) -> bytes:
+    outcome = result.outcome
+    code, flags, texts = 0, 0, ["", "", "", "", ""]
+    if isinstance(outcome, Delivered):
+        kind = _DELIVERED
+        texts = ["", outcome.said, "", outcome.remote, outcome.source]
+    elif isinstance(outcome, Damaged):
+        kind = _DAMAGED
+        texts[2] = outcome.reason
+    else:
+        kind = _RETRY if isinstance(outcome, Retry) else _FAILED
+        flags = int(isinstance(outcome, Retry) and outcome.may_have_arrived)
+        answer = outcome.reply
+        code = answer.code
+        texts = [
+            answer.enhanced,
+            "\n".join(answer.lines),
+            outcome.reason,
+            outcome.remote,
+            outcome.source,
+        ]
+    encoded = [_cut(text) for text in texts]
+    return b"".join((
+        _RESULT.pack(*result.place, result.recipient, kind, flags, code, *map(len, encoded)), *encoded,
+    ))  # fmt: skip
+
+
+def _cut(text: str) -> bytes:
+    data = text.encode("utf-8", "replace")
+    return data if len(data) <= TEXT_BYTES else data[:TEXT_BYTES].decode("utf-8", "ignore").encode()
+
+
+def read_results(packet: bytes) -> tuple[int, list[Result]]:
+    """Raises struct.error or ValueError for what is none."""
+    number = _NUMBER.unpack_from(packet)[1]
+    found = []
+    at = _NUMBER.size
+    while at < len(packet):
+        *place, recipient, kind, flags, code, a, b, c, d, e = _RESULT.unpack_from(packet, at)
+        at += _RESULT.size
+        texts = []
+        for length in (a, b, c, d, e):
+            texts.append(packet[at : at + length].decode())
+            at += length
+        found.append(Result(Place(*place), recipient, _outcome(kind, flags, code, texts)))
+    return number, found
+
+
+def _outcome(kind: int, flags: int, code: int, texts: list[str]) -> Outcome | Damaged:
+    enhanced, text, reason, remote, source = texts
+    if kind == _DELIVERED:
+        return Delivered(text, remote, source)
+    if kind == _DAMAGED:
+        return Damaged(reason)
+    answer = Reply(code, enhanced, *text.split("\n"))
+    if kind == _RETRY:
+        return Retry(answer, reason, bool(flags), remote, source)
+    if kind == _FAILED:
+        return Failed(answer, reason, remote, source)
+    raise ValueError(f"no outcome has the number {kind}")

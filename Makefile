@@ -51,6 +51,7 @@ bench: $(VENV)/bench $(VENV)/test $(VENV)/built
 	$(python) bench/load/run.py --seconds $(BENCH_SECONDS) $(if $(PEERS),--peers $(PEERS))
 	$(python) bench/bench_dns.py
 	$(python) bench/bench_policy.py
+	$(python) bench/bench_tls.py
 	$(python) -m pytest bench
 
 cert: $(VENV)/built

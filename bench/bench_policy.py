@@ -6,6 +6,9 @@ HELO and reverse DNS.  CPU is time.process_time(), the median of seven rounds, t
 
   message     one more message on an open connection
   connection  accept to QUIT with one message
+  classic     a message more with every check of qmail's patches on, and with none: badmailfrom and badrcptto of 100,000
+              lines each, DENYMAIL with DNSCHECK, mfcheck, an RHSBL, require_tls, a tarpit, p0f, signatures; ours, and
+              compatible; and once more without those that ask the DNS
   strangers   the connect phase alone with eight DNSBL, each client from another address, so nothing is cached; 50 at
               a time, answered by bench/load/dnsresponder.c
 """
@@ -18,6 +21,7 @@ import gc
 import pathlib
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +36,7 @@ from fastsmtp._counters import Counters  # noqa: E402
 from fastsmtp._session import Session  # noqa: E402
 from fastsmtp.address import Address  # noqa: E402
 from fastsmtp.config.load import load  # noqa: E402
+from fastsmtp.fingerprint import Fingerprint, P0fQuestion  # noqa: E402
 from fastsmtp.log import NullLog  # noqa: E402
 from fastsmtp.policy.decision import Decision  # noqa: E402
 from fastsmtp.policy.facts import Client, Facts, Phase  # noqa: E402
@@ -52,6 +57,19 @@ ALL: dict[str, Any] = {
     "helo": {"mode": "enforce"},
     "reverse_dns": {"mode": "enforce"},
 }
+CLASSIC: dict[str, Any] = {
+    "helo": {"mode": "off"},
+    "reverse_dns": {"mode": "off"},
+    "denymail": ["NOBOUNCE", "DNSCHECK"],
+    "mfcheck": {"mode": "enforce"},
+    "rhsbl": [{"zone": "domains.example", "of": ["mail"], "action": "reject"}],
+    "require_tls": [{"sender": ["@bank.example", "@.bank.example"]}],
+    "tarpit": {"after_recipients": 50},
+    "p0f": {"socket": "/nowhere", "header": True, "match": [{"os": "Windows *", "score": 2, "delay_s": 1}]},
+}
+WITHOUT_DNS: dict[str, Any] = {"denymail": ["NOBOUNCE"], "mfcheck": {"mode": "off"}, "rhsbl": []}
+RUNS = ("all", "classic", "compatible", "no DNS")
+LINES = 100_000
 NONE: dict[str, Any] = {"mode": "off", "header": ""}
 ZONE: dict[tuple[str, int], Any] = {
     ("1.2.0.192.in-addr.arpa", PTR): [name("mail.example.net")],
@@ -108,8 +126,35 @@ def _decided(profile: Any, phase: Phase, facts: Facts) -> Decision:
     return decision
 
 
-def service_with(policy: dict[str, Any], resolver: Resolver | None, sink: Any) -> Service:
+class KnowingP0f:
+    """An answerer that knows everybody, at once: what is measured is ours."""
+
+    def put(self, questions: Any, deadline: float, answered: Any) -> tuple[Any, ...]:
+        return (Fingerprint("Linux 3.11 and newer", "Ethernet or modem"),) * len(questions)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def classic_in(folder: pathlib.Path) -> dict[str, Any]:
+    """CLASSIC, with its files in this folder."""
+    lines = "".join(f"user{n}@host{n}.example\n" if n % 2 else f"@bad{n}.example\n" for n in range(LINES))
+    for file in ("badmailfrom", "badrcptto"):
+        (folder / file).write_text(lines)
+    (folder / "signatures").write_text("TVqQAAMAA\nTVpQAAIAA\nTVpAALQAc\n")
+    return {
+        **CLASSIC,
+        "badmailfrom": [str(folder / "badmailfrom"), "spam@"],
+        "badrcptto": [str(folder / "badrcptto"), ".nobody.example"],
+        "signatures": {"file": str(folder / "signatures")},
+    }
+
+
+def service_with(
+    policy: dict[str, Any], resolver: Resolver | None, sink: Any, *, compatible: bool = False
+) -> Service:
     values = {
+        "compatible": compatible,
         "hostname": "mx.example.org",
         "accept": [{"domain": ["example.org"], "deliver": "discard"}],
         "policy": policy,
@@ -120,6 +165,7 @@ def service_with(policy: dict[str, Any], resolver: Resolver | None, sink: Any) -
         counters=Counters(1, 1_024).region(0),
         sink=sink,
         resolver=resolver,
+        answerers={P0fQuestion: KnowingP0f()},
     )
 
 
@@ -182,15 +228,21 @@ async def measure(seconds: float) -> None:
             disk=InlineDisk(), budget=Budget(1 << 20), spool_directory="/tmp", hostname="mx.example.org"
         )
         services = {"none": service_with(NONE, None, sink), "all": service_with(ALL, resolver, sink)}
-        await services["all"].lists.settled()
-        assert not services["all"].lists.bad
-        for _ in range(20):
-            # Until everything is cached.
-            try:
-                Talk(services["all"]).message()
-                break
-            except AssertionError:
-                await asyncio.sleep(0.05)
+        with tempfile.TemporaryDirectory() as folder:
+            classic = classic_in(pathlib.Path(folder))
+            services["classic"] = service_with(classic, resolver, sink)
+            services["compatible"] = service_with(classic, resolver, sink, compatible=True)
+            services["no DNS"] = service_with({**classic, **WITHOUT_DNS}, resolver, sink)
+        for which in RUNS:
+            await services[which].lists.settled()
+            assert not services[which].lists.bad
+            for _ in range(20):
+                # Until everything is cached.
+                try:
+                    Talk(services[which]).message()
+                    break
+                except AssertionError:
+                    await asyncio.sleep(0.05)
         gc.collect()
         gc.freeze()
         found: dict[tuple[str, str], list[float]] = {}
@@ -202,8 +254,12 @@ async def measure(seconds: float) -> None:
                     cpu_us(lambda service=service: Talk(service).message(), seconds)  # type: ignore[misc]
                 )
         for what in ("message", "connection"):
-            none, all_ = (statistics.median(found[what, which]) for which in ("none", "all"))
-            print(f"{what:12} none {none:6.1f} us   all {all_:6.1f} us   the checks {all_ - none:6.1f} us")
+            none = statistics.median(found[what, "none"])
+            for which in RUNS:
+                one = statistics.median(found[what, which])
+                print(
+                    f"{what:12} none {none:6.1f} us   {which:10} {one:6.1f} us   the checks {one - none:6.1f} us"
+                )
         for service in services.values():
             service.resolver = None
             await service.close()

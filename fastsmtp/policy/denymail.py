@@ -9,6 +9,7 @@ Rank 4: pure.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from fastsmtp import reply
 from fastsmtp.config.denymail import DNSCHECK, LEGACY, NOBOUNCE, SPAM
@@ -63,6 +64,12 @@ def look_at(local: bytes, domain: bytes, *, is_legacy: bool = False, takes_liter
         return "no address"
     if local.endswith(b"!"):
         return "bang"
+    return _look_at_domain(domain, is_legacy, takes_literals)
+
+
+# Most mail comes from few domains.
+@lru_cache(maxsize=4096)
+def _look_at_domain(domain: bytes, is_legacy: bool, takes_literals: bool) -> str:
     if domain.startswith(b"["):
         return "" if takes_literals else "literal"
     if not domain.isascii():

@@ -108,7 +108,7 @@ def _rules(settings: Settings) -> Iterable[Stage]:
         from fastsmtp.policy import rhsbl
 
         yield Stage("rhsbl", Phase.HELO, rhsbl.ask_of_helo, asks=True)
-    if settings.require_tls:
+    if any(settings.require_tls.values()):
         from fastsmtp.policy import require_tls
 
         if settings.require_tls.get("enforce"):
@@ -150,7 +150,9 @@ def _sender_rules(settings: Settings) -> Iterable[Stage]:
                 "denymail", Phase.MAIL, denymail.ask_about_sender, mode=mode, asks=True, is_classic=True
             )
     mode = cast(Mode, policy.mfcheck.mode)
-    if mode != "off":
+    # DNSCHECK says all that mfcheck can say, and before it.
+    is_said = DNSCHECK in policy.denymail and policy.denymail_mode == "enforce"
+    if mode != "off" and not is_said:
         from fastsmtp.policy import mfcheck
 
         yield Stage("mfcheck", Phase.MAIL, mfcheck.check_sender, mode=mode, asks=True, is_classic=True)

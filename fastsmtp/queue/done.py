@@ -8,6 +8,8 @@ Written by the owner of the queue alone, through a Journal of kind DONE.  Rank 5
 from __future__ import annotations
 
 import struct
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -55,6 +57,40 @@ def entries(payload: bytes) -> Iterator[tuple[int, int, int, Outcome]]:
         yield epoch, offset, recipient, Outcome(outcome)
 
 
+class _Outcomes:
+    """Of one mail segment: 8 bytes an entry, sorted when they are looked at.  A million of them wait at a start."""
+
+    __slots__ = ("_entries", "_is_sorted")
+
+    def __init__(self) -> None:
+        # offset (32 bits), recipient (29), outcome (3)
+        self._entries = array("Q")
+        self._is_sorted = True
+
+    def note(self, offset: int, recipient: int, outcome: int) -> None:
+        if recipient >> 29:
+            # No envelope has so many.
+            return
+        self._entries.append(offset << 32 | recipient << 3 | outcome)
+        self._is_sorted = False
+
+    def find(self, offset: int, recipient: int) -> Outcome | None:
+        """Finished wins over deferred, in whichever order they came."""
+        entries = self._entries
+        if not self._is_sorted:
+            self._entries = entries = array("Q", sorted(entries))
+            self._is_sorted = True
+        key = offset << 32 | recipient << 3
+        at = bisect_left(entries, key)
+        found = None
+        while at < len(entries) and entries[at] >> 3 == key >> 3:
+            outcome = Outcome(entries[at] & 7)
+            if found is None or found is Outcome.DEFERRED:
+                found = outcome
+            at += 1
+        return found
+
+
 class Done:
     """What is finished, in memory: mail segment (epoch) -> (offset, recipient) -> outcome.
 
@@ -65,30 +101,33 @@ class Done:
 
     def __init__(self) -> None:
         self.ends: dict[int, tuple[int, int]] = {}
-        self._by_epoch: dict[int, dict[tuple[int, int], Outcome]] = {}
+        self._by_epoch: dict[int, _Outcomes] = {}
         # Done segment (its number) -> the mail segments that it speaks of.
         self._files: dict[int, set[int]] = {}
 
     def outcome(self, place: Place, recipient: int) -> Outcome | None:
         """How it ended, None while it hasn't.  recipient counts from 0 in the envelope."""
         found = self._by_epoch.get(place.epoch)
-        return None if found is None else found.get((place.offset, recipient))
+        return None if found is None else found.find(place.offset, recipient)
 
     def note(self, epoch: int, offset: int, recipient: int, outcome: Outcome) -> None:
-        found = self._by_epoch.setdefault(epoch, {})
+        found = self._by_epoch.get(epoch)
+        if found is None:
+            found = self._by_epoch[epoch] = _Outcomes()
         if outcome is Outcome.END:
             self.ends[epoch] = offset, recipient
         else:
-            found[offset, recipient] = outcome
+            found.note(offset, recipient, outcome)
 
     def know(self, epoch: int) -> None:
         """The mail segment is there, and is spoken of."""
-        self._by_epoch.setdefault(epoch, {})
+        if epoch not in self._by_epoch:
+            self._by_epoch[epoch] = _Outcomes()
 
     def forget_outcomes(self) -> None:
         """Start-up is over: who delivers keeps count himself, and memory for a million outcomes is given back."""
         for epoch in self._by_epoch:
-            self._by_epoch[epoch] = {}
+            self._by_epoch[epoch] = _Outcomes()
 
     def note_file(self, number: int, epochs: Iterable[int]) -> None:
         """The done segment `number` has entries of these mail segments."""

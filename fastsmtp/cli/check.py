@@ -22,11 +22,14 @@ def run(arguments: Sequence[str]) -> int:
     parser = make_parser(
         "check", "Say all that is wrong with the configuration. Offline; exit status 1 on any fault."
     )
-    parser.add_argument("--live", action="store_true", help="ask the name servers and the DNS lists too")
+    parser.add_argument(
+        "--live", action="store_true", help="ask the DNS lists, look at sources and next hops, too"
+    )
     flags, given = parse_flags(parser, arguments)
     try:
         loaded = load(flags)
         concerns = [*_certificates(loaded.config), *_authorities(loaded)]
+        _signers(loaded.config)
         _own_stages(loaded.settings)
         warnings = [*loaded.warnings, *concerns, *_account(loaded.config)]
     except ConfigError as error:
@@ -37,8 +40,11 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if given.live and not _ask_lists(loaded):
-        return 1
+    if given.live:
+        from fastsmtp.cli.live import ask_all
+
+        if not ask_all(loaded):
+            return 1
     print("no faults")
     return 0
 
@@ -52,42 +58,13 @@ def _own_stages(settings: Sequence[Settings]) -> None:
         load_stages(policies)
 
 
-def _ask_lists(loaded: Loaded) -> bool:
-    """Test every DNS list as the server would, and say how each does; False when one would be quarantined."""
-    import asyncio
-    import os
-
-    from fastsmtp.listcare import probe_list
-    from fastsmtp.resolver import make_resolver
-
-    zones = {
-        zone.text: zone
-        for one in loaded.settings
-        for zone in (*one.lists, *(zone for zones in one.rhsbl.values() for zone in zones))
-    }
-    if not zones:
-        print("no lists to ask")
-        return True
-    dns = loaded.config.dns
-
-    async def ask() -> list[str]:
-        resolver = make_resolver(dns.servers, timeout_s=dns.timeout_s)
-        try:
-            return await asyncio.gather(*(probe_list(zone, resolver, os.urandom) for zone in zones.values()))
-        finally:
-            resolver.close()
-
-    faults = asyncio.run(ask())
-    for name, fault in zip(zones, faults, strict=True):
-        print(f"{name}: would be quarantined: it {fault}" if fault else f"{name}: works")
-    return not any(faults)
-
-
 def _certificates(config: Config) -> list[str]:
     """Load each certificate with its key, as the server will.  Warnings; raises ConfigError with every fault."""
     tables = [config.tls, *(listen.tls_table for listen in config.listen if listen.tls_table is not None)]
     pairs = [(table.certificate, table.key) for table in tables if table.certificate]
     pairs += [(name.certificate, name.key) for table in tables for name in table.names]
+    if config.remote.certificate:
+        pairs.append((config.remote.certificate, config.remote.key))
     if not pairs:
         return []
     from fastsmtp.certificate import key_concern
@@ -105,6 +82,25 @@ def _certificates(config: Config) -> list[str]:
     if faults:
         raise ConfigError(*faults)
     return warnings
+
+
+def _signers(config: Config) -> None:
+    """Load what routes are verified against.  Raises ConfigError with every fault."""
+    routes = [route for route in config.route if route.tls == "verified"]
+    if not routes:
+        return
+    from fastsmtp.delivery.starttls import OutgoingTls, TlsRule
+    from fastsmtp.records import replace
+
+    tls = OutgoingTls(replace(config.remote, certificate="", key=""))
+    faults: dict[str, None] = {}
+    for route in routes:
+        try:
+            tls.context(TlsRule(route.tls, route.ca))
+        except ConfigError as error:
+            faults.update(dict.fromkeys(error.faults))
+    if faults:
+        raise ConfigError(*faults)
 
 
 def _authorities(loaded: Loaded) -> list[str]:

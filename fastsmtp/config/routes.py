@@ -103,6 +103,10 @@ class RouteTable:
     def __bool__(self) -> bool:
         return bool(self._rules)
 
+    def all(self) -> list[Route]:
+        """The routes of all rules, in their order."""
+        return [rule.route for rule in self._rules]
+
     def find(self, sender: bytes, domain: bytes, listener: str) -> Route:
         """The route of one recipient.
 

@@ -309,6 +309,22 @@ def compile_zones(rules: Iterable[Dnsbl | Dnswl | Rhsbl]) -> tuple[Zone, ...]:
     )
 
 
+def compile_sources(config: Config) -> dict[str, Source]:
+    """Every [[source]] by its name."""
+    return {
+        source.name: Source(
+            name=source.name,
+            ipv4=source.ipv4,
+            ipv6=source.ipv6,
+            helo=parse_host_name(source.helo or config.hostname),
+            connections=source.connections,
+            messages_per_s=source.messages_per_s,
+            may_pass_on=source.on_bind_failure == "next",
+        )
+        for source in config.source
+    }
+
+
 class _Compiler:
     """Look-ups made from texts and files; each file is parsed once, its faults are collected."""
 
@@ -366,18 +382,7 @@ class _Compiler:
         return AcceptTable(rules, everything=everything)
 
     def route_table(self, config: Config) -> RouteTable:
-        sources = {
-            source.name: Source(
-                name=source.name,
-                ipv4=source.ipv4,
-                ipv6=source.ipv6,
-                helo=parse_host_name(source.helo or config.hostname),
-                connections=source.connections,
-                messages_per_s=source.messages_per_s,
-                may_pass_on=source.on_bind_failure == "next",
-            )
-            for source in config.source
-        }
+        sources = compile_sources(config)
         rules = []
         for rule in config.route:
             deliver = rule.deliver or config.deliver.default

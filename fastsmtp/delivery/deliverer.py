@@ -30,7 +30,7 @@ from fastsmtp.delivery.identity import Identity
 from fastsmtp.delivery.job import Stored
 from fastsmtp.delivery.lane import Lane, Pending
 from fastsmtp.delivery.mx import TTL_S, Found, Host, IsUs, find_hosts
-from fastsmtp.delivery.outcome import Outcome, Retry
+from fastsmtp.delivery.outcome import Hop, Outcome, Retry
 from fastsmtp.delivery.site import Need, Site
 from fastsmtp.delivery.source import REST_S, Sources, SourceState
 from fastsmtp.delivery.starttls import OutgoingTls, RuleFor, rule_of_route
@@ -376,6 +376,35 @@ class Deliverer:
             )
         site.hosts = hosts
         return _Known(until_s, site, None)
+
+    async def probe(self, route: Route) -> list[tuple[Hop, str]]:
+        """Connect to each address of a route's place, from each of its sources, and say goodbye.
+
+        Each connection, with what is wrong or "".  Not for mx.  Raises TemporaryError when the place's name
+        can't be looked up.
+        """
+        known = await self._look_up(route.dest, b"")
+        if known.site is None:
+            raise errors.NextHopDown("" if not isinstance(known.outcome, Retry) else known.outcome.reason)
+        site = known.site
+        found = []
+        states = [self.sources.of(source) for source, _ in route.sources] or [self.sources.default]
+        for state in states:
+            for target in self._dialer.targets(site):
+                if not target.path and not state.has_family(target.address):
+                    continue
+                hop = Hop(
+                    target.host, "" if target.path else target.address, target.port, target.path, state.name
+                )
+                need = Need(state, route.tls, route.ca)
+                try:
+                    lane = await self._dialer.dial(site, need, target, route)
+                except errors.TemporaryError as error:
+                    found.append((hop, str(error)))
+                else:
+                    found.append((lane.hop, ""))
+                    lane.quit()
+        return found
 
     # --- time -----------------------------------------------------------------------------------------
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastsmtp import errors
+from fastsmtp.config.routes import Route
 from fastsmtp.delivery.dialogue import Dialogue
+from fastsmtp.delivery.identity import Identity
 from fastsmtp.delivery.lane import Lane, Pending
 from fastsmtp.delivery.mx import Host, in_order
 from fastsmtp.delivery.outcome import Hop
@@ -76,14 +79,16 @@ class Dialer:
             targets.sort(key=lambda target: site.passed_over.get(target.address, 0.0) > now)
         return targets
 
-    async def dial(self, site: Site, need: Need, target: Target, pending: Pending) -> Lane:
+    async def dial(
+        self, site: Site, need: Need, target: Target, route: Route, identity: Identity | None = None
+    ) -> Lane:
         """A connection that has greeted, safe as it must be.  Raises TemporaryError, SourceUnusable."""
         host = target.host or target.address
-        rule = TlsRule("off") if target.path else self._rule_for(pending.route, host)
+        rule = TlsRule("off") if target.path else self._rule_for(route, host)
         if rule.mode == "opportunistic" and self.tls.has_failed(host, self.now()):
             rule = TlsRule("off")
         try:
-            return await self._session(site, need, target, pending, rule, host)
+            return await self._session(site, need, target, identity, rule, host)
         except errors.NextHopInsecure as error:
             if rule.mode != "opportunistic":
                 self._say(site, target, host, str(error), "deferred")
@@ -92,7 +97,7 @@ class Dialer:
             self._say(site, target, host, str(error), "in clear" if is_clear else "deferred")
             if not is_clear:
                 raise
-        return await self._session(site, need, target, pending, TlsRule("off"), host)
+        return await self._session(site, need, target, identity, TlsRule("off"), host)
 
     def _say(self, site: Site, target: Target, host: str, reason: str, what: str) -> None:
         if self.log is not None:
@@ -101,7 +106,7 @@ class Dialer:
             )
 
     async def _session(
-        self, site: Site, need: Need, target: Target, pending: Pending, rule: TlsRule, host: str
+        self, site: Site, need: Need, target: Target, identity: Identity | None, rule: TlsRule, host: str
     ) -> Lane:
         remote = self.remote
         loop = asyncio.get_running_loop()
@@ -112,7 +117,6 @@ class Dialer:
         lane = Lane(dialogue, loop, site, remote, hop)
         await self._connect(lane, need, target)
         try:
-            identity = pending.identity
             if need.tells == "proxy" and identity is not None:
                 await lane.write(identity.proxy, loop.time() + remote.command_s)
             async with asyncio.timeout(remote.greeting_s):
@@ -162,7 +166,9 @@ class Dialer:
         except OSError as error:
             if error.errno in _NO_ROUTE and ":" in target.address:
                 self._no_ipv6_until_s = self.now() + NO_ROUTE_S
-            raise errors.NextHopDown(f"{target.address}: {error.strerror or error}") from error
+            # asyncio's own words are about its calls; the system's say what is wrong.
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise errors.NextHopDown(f"{target.address}: {why}") from error
 
     async def _secure(self, lane: Lane, rule: TlsRule, host: str, hop: Hop) -> Hop:
         """STARTTLS where it is offered; what the connection is then.  Raises NextHopInsecure."""

@@ -20,6 +20,8 @@ from typing import NamedTuple, Protocol
 
 from fastsmtp import errors, reply
 from fastsmtp.config.outgoing import Remote
+from fastsmtp.config.routes import Route
+from fastsmtp.delivery.identity import Identity
 from fastsmtp.delivery.lane import Lane, Pending
 from fastsmtp.delivery.link import NEVER_S, Link
 from fastsmtp.delivery.mx import Host
@@ -67,7 +69,9 @@ class Dialer(Protocol):
     def targets(self, site: Site) -> Sequence[Target]:
         """The addresses in the order in which they are to be tried."""
 
-    async def dial(self, site: Site, need: Need, target: Target, pending: Pending) -> Lane:
+    async def dial(
+        self, site: Site, need: Need, target: Target, route: Route, identity: Identity | None = None
+    ) -> Lane:
         """A connection that has greeted, safe as it must be.  Raises TemporaryError."""
 
     def make_room(self, source: SourceState) -> None:
@@ -402,7 +406,7 @@ class Site:
                 break
             tried += 1
             try:
-                lane = await self._dialer.dial(self, need, target, pending)
+                lane = await self._dialer.dial(self, need, target, pending.route, pending.identity)
             except errors.SourceUnusable:
                 raise
             except errors.TemporaryError as error:

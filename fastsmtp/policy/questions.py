@@ -56,6 +56,11 @@ def reverse_labels(address: Address) -> bytes:
     return ".".join(reversed(packed.hex())).encode()
 
 
+def reverse_name(address: Address) -> bytes:
+    """The name whose PTR is the address's reverse name (RFC 1035 section 3.5, RFC 3596 section 2.5)."""
+    return reverse_labels(address) + (b".in-addr.arpa" if address.is_ipv4 else b".ip6.arpa")
+
+
 def text_of(answer: Any) -> str:
     """The first TXT record as printable text, "" for none."""
     for strings in records(answer):

@@ -16,7 +16,7 @@ from fastsmtp.address import Address
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Decision, Effect, Name, Tag, passed, reject
 from fastsmtp.policy.facts import Facts
-from fastsmtp.policy.questions import AAAA, PTR, A, Question, is_failed, records, reverse_labels
+from fastsmtp.policy.questions import AAAA, PTR, A, Question, is_failed, records, reverse_name
 from fastsmtp.policy.stage import Asking
 from fastsmtp.records import dataclass
 
@@ -52,8 +52,7 @@ class Found:
 def find_name(facts: Facts) -> Generator[tuple[Any, ...], tuple[Any, ...], Found]:
     """Ask for the reverse name, and whether it leads back to the client's address."""
     address = facts.client.address
-    top = b"in-addr.arpa" if address.is_ipv4 else b"ip6.arpa"
-    (pointers,) = yield (Question(b"%b.%b" % (reverse_labels(address), top), PTR),)
+    (pointers,) = yield (Question(reverse_name(address), PTR),)
     if is_failed(pointers):
         return Found(b"", is_known=False, is_there=False)
     names = [name for name in pointers.records[:NAMES_MAX] if _HOST.fullmatch(name.lower())]

@@ -1,0 +1,96 @@
+"""`check --live`: what only the network can say of a configuration, a row for each thing that is asked.
+
+A row is a name and a function that looks, prints a line for each thing it looked at, and says whether all is
+well.  They run one after the other, so that what is printed stands together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastsmtp.config.load import Loaded
+    from fastsmtp.resolver import Asker
+
+    Look = Callable[[Loaded, Asker], Awaitable[bool]]
+
+
+def ask_all(loaded: Loaded) -> bool:
+    """Run every row.  True when all is well."""
+    import asyncio
+
+    async def main() -> bool:
+        from fastsmtp.resolver import make_resolver
+
+        dns = loaded.config.dns
+        resolver = make_resolver(dns.servers, timeout_s=dns.timeout_s)
+        try:
+            return all([await look(loaded, resolver) for _, look in CHECKS])
+        finally:
+            resolver.close()
+
+    return asyncio.run(main())
+
+
+async def lists(loaded: Loaded, resolver: Asker) -> bool:
+    """Every DNS list as the server would test it; one that would be quarantined is a fault."""
+    import asyncio
+    import os
+
+    from fastsmtp.listcare import probe_list
+
+    zones = {
+        zone.text: zone
+        for one in loaded.settings
+        for zone in (*one.lists, *(zone for zones in one.rhsbl.values() for zone in zones))
+    }
+    if not zones:
+        print("no lists to ask")
+        return True
+    faults = await asyncio.gather(*(probe_list(zone, resolver, os.urandom) for zone in zones.values()))
+    for name, fault in zip(zones, faults, strict=True):
+        print(f"{name}: would be quarantined: it {fault}" if fault else f"{name}: works")
+    return not any(faults)
+
+
+async def sources(loaded: Loaded, resolver: Asker) -> bool:
+    """Every [[source]]: bindable, with a reverse name that leads back, and the name that it says."""
+    from fastsmtp.config.settings import compile_sources
+    from fastsmtp.delivery.preflight import look_at_sources
+
+    findings = await look_at_sources(list(compile_sources(loaded.config).values()), resolver)
+    for finding in findings:
+        print(finding)
+    return not any(finding.fault for finding in findings)
+
+
+async def next_hops(loaded: Loaded, resolver: Asker) -> bool:
+    """Every next hop that the configuration names: connected to, greeted, and with the TLS that is asked of it."""
+    from fastsmtp.delivery.deliverer import Deliverer
+    from fastsmtp.delivery.preflight import look_at_next_hops
+    from fastsmtp.resolver import Hosts
+
+    routing = loaded.settings[0].routing
+    config = loaded.config
+    places = [routing.own(accept.deliver) for accept in config.accept if accept.deliver]
+    places += [*routing.routes.all(), routing.routes.default]
+    hosts = Hosts()
+    deliverer = Deliverer(
+        remote=config.remote, hostname=config.hostname, resolver=resolver, resolve=hosts.addresses, routing=routing
+    )  # fmt: skip
+    try:
+        findings = await look_at_next_hops(places, deliverer)
+    finally:
+        await deliverer.close()
+        hosts.close()
+    for finding in findings:
+        print(finding)
+    return not any(finding.fault for finding in findings)
+
+
+CHECKS: tuple[tuple[str, Look], ...] = (
+    ("DNS lists", lists),
+    ("sources", sources),
+    ("next hops", next_hops),
+)

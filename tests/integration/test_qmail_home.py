@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.cdbs import make_cdb
 from tests.conftest import needs
 from tests.integration.daemon import ran
 from tests.integration.servers import Process, until
@@ -165,6 +166,31 @@ def test_changes_are_taken_up_without_a_restart(home: Home) -> None:
     home.rules.write_text("127.0.0.2\n")
     home.wait_for("event=lists_refused .*tcp.smtp:1: has neither")
     assert codes(port, *new)[1] == 553
+
+
+def test_a_cdb_that_is_put_in_place_is_taken_up(home: Home) -> None:
+    def put(file: pathlib.Path, *records: tuple[bytes, bytes]) -> None:
+        """As tcprules and qmail-newmrh do."""
+        new = file.with_suffix(".tmp")
+        new.write_bytes(make_cdb(records))
+        new.rename(file)
+
+    more = home.control / "morercpthosts.cdb"
+    put(more, (b"big.example", b""))
+    put(home.rules, (b"127.0.0.2", b"D\0"), (b"", b"+DATABYTES=100\0"))
+    port = home.start()
+    ours = ["EHLO c", "MAIL FROM:<a@b.example> SIZE=200", "MAIL FROM:<a@b.example>", "RCPT TO:<x@{}.example>"]
+    big, small = ([*ours[:3], ours[3].format(name)] for name in ("big", "small"))
+    assert codes(port, *big) == [250, 552, 250, 250]
+    assert codes(port, *small) == [250, 552, 250, 553]
+    put(more, (b"small.example", b""))
+    put(home.rules, (b"", b"+DATABYTES=300\0"))
+    until(lambda: codes(port, *small) == [250, 250, 250, 250], "both in force")
+    assert codes(port, *big) == [250, 250, 250, 553]
+    assert codes(port, "EHLO c", local="127.0.0.2") == [250]
+    more.write_bytes(more.read_bytes()[:-9])
+    home.wait_for("event=lists_refused .*morercpthosts.cdb: is damaged or cut")
+    assert codes(port, *small) == [250, 250, 250, 250]
 
 
 def test_a_control_file_that_comes_or_goes_is_taken_up(home: Home) -> None:

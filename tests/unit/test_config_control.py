@@ -6,6 +6,8 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fastsmtp.config.flags import Flags
 from fastsmtp.config.load import Loaded, load
@@ -115,9 +117,9 @@ def test_what_a_home_means_by_itself() -> None:
     assert (policy.tarpit.after_recipients, policy.denymail, policy.dnsbl, policy.rhsbl) == (0, (), (), ())
     assert found.config.listen[0].greeting_delay_s == 0.0
     assert found.config.listen[0].tls == "off"
-    settings = found.settings[0]
-    assert settings.is_compatible
-    assert settings.greeting == "mx.example.org"
+    one = found.settings[0]
+    assert one.is_compatible
+    assert one.greeting == "mx.example.org"
     assert not found.is_trial
 
 
@@ -291,10 +293,10 @@ def test_what_is_found_and_not_acted_upon_is_listed() -> None:
 def test_the_environment_of_the_server_counts_but_relayclient() -> None:
     environ = {"DENYMAIL": "NOBOUNCE", "RELAYCLIENT": "", "DATABYTES": "7", "PATH": "/bin"}
     found = loaded({"databytes": "1000"}, environ=environ)
-    settings = found.settings[0]
-    assert settings.policy.denymail == ("NOBOUNCE",)
-    assert settings.limits.message_bytes == 7
-    assert settings.relay_suffix is None
+    one = found.settings[0]
+    assert one.policy.denymail == ("NOBOUNCE",)
+    assert one.limits.message_bytes == 7
+    assert one.relay_suffix is None
     assert found.environment == {"DENYMAIL": "NOBOUNCE", "DATABYTES": "7"}
     assert any("RELAYCLIENT" in warning for warning in found.warnings)
 
@@ -355,6 +357,31 @@ def test_faults_and_warnings_of_rules_name_file_and_line() -> None:
     assert raised.value.faults == ("/r:4: has neither :allow nor :deny",)
     found = loaded(flags={"tcprules": "/r"}, more={"/r": "joe@192.0.2.1:deny\n"})
     assert any(warning.startswith("/r:1: the rule for 'joe@192.0.2.1'") for warning in found.warnings)
+
+
+NAMES = (
+    "me", "smtpgreeting", "localiphost", "rcpthosts", "morercpthosts", "morercpthosts.cdb", "badmailfrom", "badrcptto",
+    "databytes", "timeoutsmtpd", "locals", "virtualdomains", "concurrencyincoming", "tarpitcount", "tarpitdelay",
+    "mfcheck", "signatures", "rhsbl", "rblzones", "p0f", "servercert.pem", "clientca.pem", "clientcrl.pem",
+    "tlsclients", "tlsserverciphers",
+)  # fmt: skip
+WORDS = st.sampled_from(
+    [b"example.org", b".example.net", b"@", b"a@b.example", b"127.0.0.2", b"reject", b"9" * 30, b"-1", b" ", b"\t",
+     b"\r", b"\n", b"#", b":", b"\0", b"\xff", b"/run/p0f", b"DEFAULT", b"-----BEGIN CERTIFICATE-----", b"TVqQ"]
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES), st.lists(WORDS, max_size=12).map(b"".join), max_size=6))
+def test_whatever_control_files_hold_is_a_configuration_or_faults(control: dict[str, bytes]) -> None:
+    try:
+        found = loaded(control)
+    except ConfigError as error:
+        assert error.faults
+        assert all(isinstance(fault, str) and "\n" not in fault for fault in error.faults)
+        return
+    assert found.settings[0].is_compatible
+    assert all("\n" not in warning for warning in found.warnings)
 
 
 def test_a_hundred_thousand_names_are_looked_up_at_once() -> None:

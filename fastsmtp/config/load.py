@@ -37,7 +37,8 @@ class Loaded:
     watched_files  every file whose change matters: the configuration itself, lists, certificates, keys
     is_trial       no configuration at all: the trial's
     home           the qmail home, where there is one
-    environment    variables of the process that count, as in a tcpserver rule; none without a qmail home
+    environment    variables of the process that count, as in a tcpserver rule; none without qmail home, rules
+                   and compatible
     """
 
     config: Config
@@ -92,7 +93,8 @@ def load(
             files[path] = b""
             faults.append(f"{path}: {error.strerror}")
     lists = Lists(files, frozenset(home.lists if home else ()))
-    environment, said = _environment(host) if home else ({}, [])
+    is_qmails = home is not None or bool(config.tcprules) or bool(config.compatible)
+    environment, said = _environment(host) if is_qmails else ({}, [])
     warnings += said
     settings: tuple[Settings, ...] = ()
     try:
@@ -139,11 +141,14 @@ def _home(tree: Tree, host: Host) -> Home | None:
 def _environment(host: Host) -> tuple[dict[str, str], list[str]]:
     """The process's own variables that count for every client, and warnings."""
     from fastsmtp.config.environment import KNOWN
+    from fastsmtp.config.tcprules import HARSH
 
     found = {name: host.environ[name] for name in KNOWN if name in host.environ}
-    if found.pop("RELAYCLIENT", None) is None:
-        return found, []
-    return found, ["RELAYCLIENT in the environment of the server would let everybody relay: ignored"]
+    words = found.get("DENYMAIL", "").split(",")
+    warnings = [f"$DENYMAIL: {word} {what}" for word, what in HARSH.items() if word in words]
+    if found.pop("RELAYCLIENT", None) is not None:
+        warnings.append("$RELAYCLIENT: would let everybody relay: ignored")
+    return found, warnings
 
 
 def _given(values: Mapping[str, Any] | None) -> Tree:

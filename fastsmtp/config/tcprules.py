@@ -34,7 +34,7 @@ EXPANDED_MAX: Final = 65_536
 
 WARNINGS_MAX: Final = 20
 
-_HARSH: Final = {
+HARSH: Final = {
     "SPAM": "refuses all mail",
     "NOBOUNCE": "refuses every bounce and receipt, which RFC 5321 sections 4.5.5 and 6.1 want taken",
 }
@@ -152,7 +152,7 @@ class Rules:
             *(one for found in self._networks.values() for one in found.values()),
         ):
             words = rule.variables.get("DENYMAIL", "").split(",") if rule is not None else []
-            for word, what in _HARSH.items():
+            for word, what in HARSH.items():
                 if rule is not None and word in words:
                     yield f"{rule.place}: DENYMAIL={word} {what}"
 

@@ -27,6 +27,7 @@ from fastsmtp.policy.facts import (
     Origin,
     Phase,
 )
+from fastsmtp.policy.limits import count_connections
 from fastsmtp.policy.runner import Round
 from fastsmtp.smtp import proxy, xclient
 from fastsmtp.smtp.conversation import HANDLERS, Conversation
@@ -137,7 +138,7 @@ class Connection(asyncio.BufferedProtocol):
         self.life = Life.DECIDING
         self.patience_s = NEVER
         facts.bad_lists = self._service.lists.bad
-        if settings.rules is None or not self._must_ask_name(facts):
+        if settings.rules is None or not self._must_ask_name(facts) or self._is_one_too_many(facts):
             if self._follow_rule(facts):
                 self._meet(facts)
         elif self._is_implicit:
@@ -182,6 +183,12 @@ class Connection(asyncio.BufferedProtocol):
             and rules is not None
             and rules.needs_name(client.address)
         )
+
+    def _is_one_too_many(self, facts: Facts) -> bool:
+        """Who waits for his name to be found is a connection already: counted, and not asked for beyond the limits."""
+        self._count(facts)
+        said = count_connections(facts, self._profile.settings)
+        return said is not None and said.reply is not None
 
     def _follow_rule(self, facts: Facts) -> bool:
         """From here on the settings are those of the client's rule; False when it denies, and the end has begun."""
@@ -245,6 +252,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _count(self, facts: Facts) -> None:
         """Count this connection for its client, or only in all for a relay client; fill in the facts."""
+        self._uncount()
         profile = self._profile
         counters = profile.counters
         client = facts.client

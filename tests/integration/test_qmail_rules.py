@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.dns_server import Zone, a, name
+from tests.fakes.dns_server import SILENT, Zone, a, name
 from tests.integration.test_policy_server import PTR, A, checking, context, say, tls
 from tests.wire import Running, Wire, run
 
@@ -89,6 +89,22 @@ def test_what_a_rule_does(
     run(main)
 
 
+def test_who_waits_for_his_name_to_be_found_is_counted(tmp_path: pathlib.Path) -> None:
+    async def main() -> None:
+        file = tmp_path / "tcp.smtp"
+        file.write_text("=.evil.example:deny\n")
+        zone: Zone = {("30.0.0.127.in-addr.arpa", PTR): SILENT}
+        config: dict[str, Any] = {"tcprules": str(file), "limits": {"connections_per_client": 2}}
+        async with checking(OFF, zone, timeout_s=20.0, **config) as (running, _):
+            waiting = [await running.connect("127.0.0.30", greet=False) for _ in range(2)]
+            third = await running.connect("127.0.0.30", greet=False)
+            assert (await third.reply())[0] == 421
+            for wire in (*waiting, third):
+                await wire.close()
+
+    run(main)
+
+
 @pytest.mark.parametrize(("client", "who"), [("127.0.0.3", None), ("127.0.0.21", "mail.evil.example")])
 def test_a_denied_client_hears_nothing(tmp_path: pathlib.Path, client: str, who: str | None) -> None:
     async def main() -> None:
@@ -156,7 +172,7 @@ def test_a_loopback_address_that_a_proxy_claims_relays_nothing(tmp_path: pathlib
     async def main() -> None:
         rules = RULES + '::1:allow,RELAYCLIENT=""\n192.0.2.9:allow,RELAYCLIENT=""\n'
         async with ruled(tmp_path, rules, listener={"proxy_from": ["127.0.0.1"]}) as running:
-            for client, code in ((proxied, 553), ("192.0.2.9", 250)):
+            for client, code in ((proxied, 553), ("192.0.2.9", 250), ("192.0.2.33", 553)):
                 wire = await running.connect("127.0.0.1", greet=False)
                 family = b"TCP6" if ":" in client else b"TCP4"
                 local = b"::2" if ":" in client else b"192.0.2.1"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastsmtp import reply
 from fastsmtp.metrics import Board
+from fastsmtp.policy.decision import Decision
 from fastsmtp.smtp.ids import SessionIds
 from fastsmtp.smtp.profile import Profile
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from fastsmtp.config.model import PythonStage, Tls
     from fastsmtp.log import Log, LogWriter
     from fastsmtp.message import Envelope
-    from fastsmtp.policy.decision import Decision
     from fastsmtp.policy.facts import Facts
     from fastsmtp.policy.runner import Observer, Round
     from fastsmtp.policy.stage import Stage
@@ -75,6 +75,7 @@ class Alone:
         self.ids = SessionIds(os.getpid(), wall)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dns: Any = None
+        self._p0f: Any = None
 
     def banner(self, profile: Profile) -> reply.Reply:
         return reply.banner(profile.settings.greeting or profile.settings.hostname)
@@ -123,8 +124,18 @@ class Alone:
             )
         return self._dns
 
+    def p0f(self) -> Any:
+        """Who asks p0f."""
+        if self._p0f is None:
+            from fastsmtp.p0f import P0f
+
+            self._p0f = P0f(now=self.now, log=self.log)
+        return self._p0f
+
     def close(self) -> None:
         self.run(self.sink.close())
+        if self._p0f is not None:
+            self.run(self._p0f.close())
         if self._dns is not None:
             self.in_loop(self._dns.close)
         if self._loop is not None:
@@ -133,26 +144,28 @@ class Alone:
 
 
 class _Answerers(Mapping[type, "Answerer"]):
-    """DNS, when it is asked for."""
+    """DNS and p0f, when they are asked for."""
 
     def __init__(self, alone: Alone) -> None:
         self._alone = alone
 
     def __getitem__(self, kind: type) -> Answerer:
         from fastsmtp._dns import Question
+        from fastsmtp.fingerprint import P0fQuestion
 
-        if kind is not Question:
+        if kind not in (Question, P0fQuestion):
             raise KeyError(kind)
-        found: Answerer = self._alone.name_servers()
+        found: Answerer = self._alone.name_servers() if kind is Question else self._alone.p0f()
         return found
 
     def __iter__(self) -> Iterator[type]:
         from fastsmtp._dns import Question
+        from fastsmtp.fingerprint import P0fQuestion
 
-        return iter((Question,))
+        return iter((Question, P0fQuestion))
 
     def __len__(self) -> int:
-        return 1
+        return 2
 
 
 class SoleProfile(Profile):
@@ -169,8 +182,12 @@ class SoleProfile(Profile):
 
     def decided(self, asked: Decision | Round) -> Decision:
         """The decision, when all is answered."""
+        if type(asked) is Decision:
+            return asked
+        # Asked first: that brings the loop in, which run() needs to wait for the answers.
+        inquiry = self.inquire(asked)  # type: ignore[arg-type]
         service: Any = self.service
-        found: Decision = service.run(self.settle(asked))
+        found: Decision = inquiry.decision or service.run(inquiry.wait())
         return found
 
 

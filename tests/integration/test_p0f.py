@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import socket
 import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,6 +25,8 @@ from fastsmtp.reply import DENIED
 from tests.conftest import needs
 from tests.fakes.p0f import UNKNOWN, FakeP0f, known, p0f
 from tests.peers import path
+from tests.programs import environment
+from tests.qmailqueue import QmailQueue
 from tests.wire import PATIENCE_S, Running, Wire, run, serving
 
 XP = known("Windows", "XP", "DSL")
@@ -306,13 +311,13 @@ def test_a_rule_of_one_s_own_reads_it() -> None:
 @contextlib.contextmanager
 def real_p0f(folder: pathlib.Path, port: int) -> Any:
     """Debian's p0f on the loopback interface; capturing needs root's rights."""
-    socket, log = folder / "sock", folder / "log"
+    api, log = folder / "sock", folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [path("p0f"), "-i", "lo", "-s", str(socket), f"tcp port {port}"], stdout=output, stderr=output
+            [path("p0f"), "-i", "lo", "-s", str(api), f"tcp port {port}"], stdout=output, stderr=output
         )
     try:
-        yield socket, log, process
+        yield api, log, process
     finally:
         process.terminate()
         process.wait(timeout=PATIENCE_S)
@@ -331,9 +336,9 @@ def test_debian_s_p0f_knows_this_machine(tmp_path: pathlib.Path) -> None:
         }  # fmt: skip
         accept = [{"domain": ["example.org"], "deliver": "discard"}]
         async with serving(policy=policy, relay={"networks": []}, accept=accept) as running:
-            with real_p0f(tmp_path, running.server.port) as (socket, log, process):
+            with real_p0f(tmp_path, running.server.port) as (api, log, process):
                 async with asyncio.timeout(PATIENCE_S):
-                    while not (socket.exists() and b"Entered main event loop" in log.read_bytes()):
+                    while not (api.exists() and b"Entered main event loop" in log.read_bytes()):
                         assert process.poll() is None, log.read_text()
                         await asyncio.sleep(0.05)
                 wire = await running.connect()
@@ -344,3 +349,41 @@ def test_debian_s_p0f_knows_this_machine(tmp_path: pathlib.Path) -> None:
                 await wire.close()
 
     run(main)
+
+
+def test_smtpd_asks_it_too(tmp_path: pathlib.Path) -> None:
+    """One session under tcpserver: no loop runs while the client is waited for, and the answer is there still."""
+    tmp_path.chmod(0o755)
+    queue = QmailQueue(tmp_path / "bin")
+    (tmp_path / "control").mkdir()
+    for name, text in (("me", "mx.example"), ("rcpthosts", "example.org"), ("p0f", str(tmp_path / "sock"))):
+        (tmp_path / "control" / name).write_text(f"{text}\n")
+    config = tmp_path / "f.toml"
+    config.write_text(f'qmail = "{tmp_path}"\n[policy.p0f]\nheader = true\ntimeout_s = 10\n')
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "sock"))
+    listening.listen()
+
+    def answer() -> None:
+        connection, _ = listening.accept()
+        with connection, listening:
+            assert len(connection.recv(100)) == 21
+            connection.sendall(XP)
+            connection.recv(1)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    given = environment(QMAILHOME=str(tmp_path), TCPREMOTEIP="192.0.2.1", TCPLOCALIP="192.0.2.2", PROTO="TCP")
+    said = (
+        b"".join(command + b"\r\n" for command in SESSION)
+        + b"DATA\r\nX-P0F-OS: Mars\r\n\r\ntext\r\n.\r\nQUIT\r\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "fastsmtp", "smtpd", "--config", str(config)],
+        input=said, env=given, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    thread.join(PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    (taken,) = queue.queued()
+    assert b"X-P0F-OS: Windows XP\nX-P0F-Link: DSL\n" in taken.message
+    assert b"Mars" not in taken.message

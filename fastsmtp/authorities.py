@@ -108,7 +108,9 @@ def _parse(
                 pass
             parsed.append((one, line))
         except ValueError as error:
-            faults.append(f"{origin}:{line}: the {what} can't be read: {error}")
+            # Without cryptography's hint to its own documents.
+            reason = str(error).partition(". See ")[0]
+            faults.append(f"{origin}:{line}: the {what} can't be read: {reason}")
     if is_empty:
         faults.append(f"{origin}: holds no {what} in PEM form")
     return parsed

@@ -26,8 +26,7 @@ from fastsmtp.config.lines import Path
 from fastsmtp.config.model import DELAY_MOST_S
 from fastsmtp.config.names import parse_accept_domain
 from fastsmtp.config.settings import AcceptTable
-from fastsmtp.config.toml import is_not_built
-from fastsmtp.config.tree import Tree, dotted
+from fastsmtp.config.tree import Tree
 from fastsmtp.records import dataclass, field
 
 USER: Final = "qmaild"
@@ -89,9 +88,7 @@ class Home:
         # An array of tables is one value: who writes one in the file has said all of it.
         arrays = {path[:2] for path, _, _ in self.facts if len(path) == 3 and _has(tree.values, path[:2])}
         for path, value, origin in self.facts:
-            if any(is_not_built(path[:length]) for length in range(1, len(path) + 1)):
-                self.unsupported.append((origin, f"{dotted(path)} is not built in this version"))
-            elif path[0] == "accept":
+            if path[0] == "accept":
                 tree.set(("accept", tree.length("accept")), value, origin)
             elif path[0] == "listen":
                 if not has_certificate:

@@ -254,8 +254,6 @@ def test_what_is_in_order_is_not_warned_of(control: dict[str, Any]) -> None:
     ],
 )
 def test_what_cannot_be_read_is_a_fault_that_names_the_file(control: dict[str, Any], fault: str) -> None:
-    if "p0f" in control and loaded({"p0f": "/run/p0f"}).home.unsupported:  # type: ignore[union-attr]
-        pytest.skip("policy.p0f is not built in this version")
     with pytest.raises(ConfigError) as raised:
         loaded(control)
     assert any(one.startswith(fault) for one in raised.value.faults), raised.value.faults

@@ -27,7 +27,7 @@ from fastsmtp.config.routes import Route, RouteTable, Routing
 from fastsmtp.config.settings import AcceptTable
 from fastsmtp.delivery.dial import Dialer
 from fastsmtp.delivery.identity import Identity
-from fastsmtp.delivery.job import Stored
+from fastsmtp.delivery.job import Damaged, Stored
 from fastsmtp.delivery.lane import Lane, Pending
 from fastsmtp.delivery.mx import TTL_S, Found, Host, IsUs, find_hosts
 from fastsmtp.delivery.outcome import Hop, Outcome, Retry
@@ -39,7 +39,7 @@ from fastsmtp.message import Recipient
 from fastsmtp.resolver import Asker
 
 Resolve = Callable[[str], Awaitable[tuple[str, ...]]]
-Done = Callable[[list[Outcome]], object]
+Done = Callable[[Sequence[Outcome | Damaged]], object]
 
 KINDS = frozenset({"mx", "smtp", "lmtp", "lmtp+unix"})
 """The destinations that are delivered here."""
@@ -73,11 +73,11 @@ class _Batch:
     __slots__ = ("_done", "_left", "outcomes")
 
     def __init__(self, count: int, done: Done) -> None:
-        self.outcomes: list[Outcome | None] = [None] * count
+        self.outcomes: list[Outcome | Damaged | None] = [None] * count
         self._left = count
         self._done: Done | None = done
 
-    def settle(self, places: Sequence[int], outcomes: Sequence[Outcome]) -> None:
+    def settle(self, places: Sequence[int], outcomes: Sequence[Outcome | Damaged]) -> None:
         mine = self.outcomes
         for place, outcome in zip(places, outcomes, strict=True):
             if mine[place] is None:
@@ -85,7 +85,7 @@ class _Batch:
                 mine[place] = outcome
         if not self._left and self._done is not None:
             done, self._done = self._done, None
-            done(cast("list[Outcome]", mine))
+            done(cast("list[Outcome | Damaged]", mine))
 
 
 class Deliverer:
@@ -154,9 +154,9 @@ class Deliverer:
         """
         future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
 
-        def done(outcomes: list[Outcome]) -> None:
+        def done(outcomes: Sequence[Outcome | Damaged]) -> None:
             if not future.done():
-                future.set_result(outcomes)
+                future.set_result([_readable(outcome) for outcome in outcomes])
 
         self._futures.add(future)
         try:
@@ -469,6 +469,11 @@ def _key(route: Route, domain: bytes) -> object:
 def _no_source(route: Route) -> str:
     names = ", ".join(source.name for source, _ in route.sources)
     return f"none of the sources {names} can be used"
+
+
+def _readable(outcome: Outcome | Damaged) -> Outcome:
+    """For callers that know no damage: such a message is as one that can't be read now."""
+    return Retry(reply.STORAGE_FAILED, outcome.reason) if isinstance(outcome, Damaged) else outcome
 
 
 def _nobody(name: str, addresses: Sequence[str]) -> bool:

@@ -21,7 +21,7 @@ from fastsmtp.delivery.dialogue import Dialogue
 from fastsmtp.delivery.dot import DotEncoder, text_of
 from fastsmtp.delivery.handover import WRITE_BYTES
 from fastsmtp.delivery.identity import Identity, xforward_commands
-from fastsmtp.delivery.job import Stored
+from fastsmtp.delivery.job import Damaged, Stored
 from fastsmtp.delivery.link import NEVER_S, Link
 from fastsmtp.delivery.outcome import Failed, Hop, Outcome, Retry
 from fastsmtp.delivery.transaction import DONE, SAY, TEXT, Transaction
@@ -73,7 +73,7 @@ class Pending:
         message: Stored,
         recipients: Sequence[Recipient],
         places: Sequence[int],
-        settle: Callable[[Sequence[int], Sequence[Outcome]], None],
+        settle: Callable[[Sequence[int], Sequence[Outcome | Damaged]], None],
         source: SourceState,
         route: Route,
         identity: Identity | None = None,
@@ -91,7 +91,7 @@ class Pending:
         self.failures = 0
         self.last: Retry | None = None
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: Outcome | Damaged) -> None:
         """The same outcome for all."""
         self.settle(self.places, [outcome] * len(self.places))
 
@@ -280,7 +280,7 @@ class Lane(Link):
                     head = head[-3:]
         except errors.FastsmtpError as error:
             self._task = None
-            pending.finish(Retry(reply.of_error(error), str(error)))
+            pending.finish(_unread(error))
             self.go()
             return
         self._task = None
@@ -455,7 +455,7 @@ class Lane(Link):
             return  # the site knows
         except errors.FastsmtpError as error:
             self._task = None
-            broken = Retry(reply.of_error(error), str(error))
+            broken = _unread(error)
             for at in transaction.accepted:
                 transaction.outcomes[at] = broken
             self.fail(errors.NextHopDown("given up by us"))
@@ -480,6 +480,13 @@ async def _pieces(message: Stored) -> AsyncIterator[bytes]:
         yield message.prefix
     async for piece in message.pieces():
         yield piece
+
+
+def _unread(error: errors.FastsmtpError) -> Retry | Damaged:
+    """A body that could not be read: now, or as it was written."""
+    if isinstance(error, errors.QueueDamaged):
+        return Damaged(str(error))
+    return Retry(reply.of_error(error), str(error))
 
 
 def header_of(message: bytes) -> bytes:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from fastsmtp import errors, reply
 from fastsmtp.address import Address
 from fastsmtp.config.dest import Dest, parse_dest
-from fastsmtp.delivery.job import Damaged, Deliverer, Stored
+from fastsmtp.config.routes import Route, Routing
+from fastsmtp.delivery import deliverer
+from fastsmtp.delivery.job import Damaged, Stored
 from fastsmtp.delivery.maildir import MaildirPath, MaildirWriter, Target
 from fastsmtp.delivery.outcome import Delivered, Outcome, Retry
 from fastsmtp.delivery.printer import Printer
@@ -29,17 +32,43 @@ Done = Callable[[Sequence[Outcome | Damaged]], object]
 
 
 class Deliveries:
-    """See delivery.job.Deliverer: this machine's part here, the rest to the one for other servers."""
+    """See delivery.job.Deliverer: asks the routes of now, and hands out what they say: here, or to other servers.
 
-    def __init__(self, local: LocalDeliverer, other: Deliverer) -> None:
+    other     for what is not in KINDS
+    routing   of the configuration in force
+    """
+
+    def __init__(self, local: LocalDeliverer, other: deliverer.Deliverer, routing: Routing) -> None:
         self._local = local
         self._other = other
+        self._routing = routing
 
     def put(self, stored: Stored, recipients: Sequence[Recipient], dest: str, done: Done) -> None:
-        if dest.partition(":")[0] in KINDS:
-            self._local.put(stored, recipients, dest, done)
+        sender, listener = stored.envelope.sender, stored.origins.listener
+        routes = [self._routing.find(sender, one.domain, listener, dest) for one in recipients]
+        if len(routes) == 1 or all(route is routes[0] for route in routes):
+            self._put(stored, recipients, routes[0], done)
+            return
+        groups: dict[Route, list[int]] = {}
+        for place, route in enumerate(routes):
+            groups.setdefault(route, []).append(place)
+        outcomes: list[Outcome | Damaged | None] = [None] * len(recipients)
+
+        def settle(places: list[int], found: Sequence[Outcome | Damaged]) -> None:
+            for place, outcome in zip(places, found, strict=True):
+                outcomes[place] = outcome
+            decided = [outcome for outcome in outcomes if outcome is not None]
+            if len(decided) == len(outcomes):
+                done(decided)
+
+        for route, places in groups.items():
+            self._put(stored, [recipients[place] for place in places], route, partial(settle, places))
+
+    def _put(self, stored: Stored, recipients: Sequence[Recipient], route: Route, done: Done) -> None:
+        if route.dest.kind in KINDS:
+            self._local.put(stored, recipients, route.deliver, done)
         else:
-            self._other.put(stored, recipients, dest, done)
+            self._other.put(stored, recipients, route, done)
 
     async def close(self) -> None:
         await self._local.close()

@@ -22,6 +22,7 @@ from fastsmtp import errors, reply
 from fastsmtp.config.outgoing import Remote
 from fastsmtp.config.routes import Route
 from fastsmtp.delivery.identity import Identity
+from fastsmtp.delivery.job import Damaged
 from fastsmtp.delivery.lane import Lane, Pending
 from fastsmtp.delivery.link import NEVER_S, Link
 from fastsmtp.delivery.mx import Host
@@ -547,7 +548,7 @@ def _is_empty(waiting: Waiting) -> bool:
     return not waiting.pending and not waiting.idle and not waiting.connecting
 
 
-def _settle(pending: Pending, outcomes: Sequence[Outcome | None]) -> None:
+def _settle(pending: Pending, outcomes: Sequence[Outcome | Damaged | None]) -> None:
     """Say what is decided to who waits for it."""
     if len(outcomes) == 1:
         if outcomes[0] is not None:

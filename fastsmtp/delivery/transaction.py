@@ -22,6 +22,7 @@ from typing import Final
 from fastsmtp import errors, reply
 from fastsmtp._parser import NextHopReply
 from fastsmtp.delivery.dialogue import Dialogue, shown
+from fastsmtp.delivery.job import Damaged
 from fastsmtp.delivery.outcome import Delivered, Failed, Hop, Outcome, Retry
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.reply import Reply
@@ -91,7 +92,7 @@ class Transaction:
         self._in_text = False
         self._text = b""
         self._answers = 0
-        self.outcomes: list[Outcome | None] = [None] * len(recipients)
+        self.outcomes: list[Outcome | Damaged | None] = [None] * len(recipients)
         self.again: list[int] = []
         self.accepted: list[int] = []
         self.mail_refusal: Reply | None = None
@@ -190,7 +191,7 @@ class Transaction:
         refused = _refusal(answer, self._remote, self._hop)
         if place == -1:
             self.mail_refusal = refused.reply
-            self.outcomes = [refused] * len(self.outcomes)
+            self.outcomes[:] = [refused] * len(self.outcomes)
         elif self.mail_refusal is None:
             if self.accepted and _is_full(answer):
                 self.again.append(place)

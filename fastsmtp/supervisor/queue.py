@@ -18,9 +18,11 @@ from contextlib import suppress
 from typing import Final
 
 from fastsmtp._journal import Progress, Writer
+from fastsmtp.config.endpoint import parse_endpoint
 from fastsmtp.config.load import Loaded
 from fastsmtp.delivery.deliverer import Deliverer
 from fastsmtp.delivery.local import Deliveries, LocalDeliverer
+from fastsmtp.delivery.ourselves import Ours
 from fastsmtp.delivery.owner import BODIES, Owner, stores
 from fastsmtp.delivery.shard import Shard
 from fastsmtp.delivery.stored import Reader
@@ -268,6 +270,9 @@ class ShardAside(_Process):
             resolve=hosts.addresses,
             routing=self.loaded.settings[0].routing,
             processes=self.shards,
+            is_us=Ours(
+                config.hostname, [parse_endpoint(text) for listen in config.listen for text in listen.address]
+            ),
             log=log,
         )
         mail, _, bodies = stores(os.path.join(self.state, QUEUE), self.hall.version)
@@ -276,7 +281,7 @@ class ShardAside(_Process):
             self.number,
             self.shards,
             reader=Reader(mail, bodies, disk),
-            deliverer=Deliveries(local, other),
+            deliverer=Deliveries(local, other, self.loaded.settings[0].routing),
             log=log,
             loop=loop,
         )

@@ -11,6 +11,7 @@ import pytest
 
 from fastsmtp import errors, reply
 from fastsmtp.delivery.deliverer import Deliverer
+from fastsmtp.delivery.job import Damaged
 from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
 from fastsmtp.log import ListLog
 from tests.delivering import PATIENCE_S, Stored, make, rcpt, route, to
@@ -224,6 +225,13 @@ def test_a_body_that_cannot_be_read_is_never_sent_as_a_whole() -> None:
             (outcome,) = await deliverer.deliver(stored, to(b"joe@example.org"), hop.dest)
             assert isinstance(outcome, Retry)
             assert not outcome.may_have_arrived
+            assert hop.messages == []
+            stored.failure = errors.QueueDamaged("torn")
+            heard: list[object] = []
+            deliverer.put(stored, to(b"joe@example.org"), hop.dest, heard.extend)
+            while not heard:
+                await asyncio.sleep(0.001)
+            assert heard == [Damaged("torn")]
             assert hop.messages == []
             assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)) == "D"
 

@@ -53,11 +53,13 @@ def compiled(name: str) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def responder() -> Iterator[str]:
+def responder(*arguments: str) -> Iterator[str]:
     """Compile and run load/dnsresponder.c; gives "127.0.0.1:port"."""
     with (
         compiled("dnsresponder") as program,
-        subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
+        subprocess.Popen(
+            [program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process,
     ):
         assert process.stdout is not None
         assert process.stdin is not None

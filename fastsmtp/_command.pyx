@@ -173,6 +173,53 @@ cdef Py_ssize_t scan_double_bounce(const char *p, Py_ssize_t n, Mailbox *out) no
     return 6
 
 
+cdef enum:              # what a reader of one parameter says, beside its own bit
+    UNKNOWN = 0
+    WRONG = -1
+    READ_FAILED = -2    # an exception
+
+cdef struct Given:      # one parameter; value is NULL where there is none
+    const char *key
+    Py_ssize_t key_n
+    const char *value
+    Py_ssize_t value_n
+    bint is_utf8_allowed
+
+ctypedef int (*read_one_f)(const Given *one, Terms terms, Event event) except READ_FAILED
+
+
+cdef object read_parameters(
+    const char *p, Py_ssize_t n, Py_ssize_t at, Terms terms, bint is_extended, bint is_utf8_allowed,
+    Event event, read_one_f read_one):
+    """Fill the event from the parameters behind the path; None, or the reply that refuses them.
+
+    esmtp-param = esmtp-keyword ["=" esmtp-value] (RFC 5321 section 4.1.2); each at most once
+    """
+    cdef Parameter found
+    cdef Given one
+    cdef int seen = 0
+    cdef int bit
+    one.is_utf8_allowed = is_utf8_allowed
+    while True:
+        at = scan_parameter(p, n, at, is_utf8_allowed, &found)
+        if at == 0:
+            return None
+        if at < 0:
+            return replies.BAD_PARAMETER
+        if not is_extended:
+            return replies.NO_PARAMETERS_AFTER_HELO
+        one.key = p + found.key_at
+        one.key_n = found.key_end - found.key_at
+        one.value = p + found.value_at if found.value_at >= 0 else NULL
+        one.value_n = found.value_end - found.value_at
+        bit = read_one(&one, terms, event)
+        if bit == UNKNOWN:
+            return replies.UNKNOWN_PARAMETER
+        if bit == WRONG or seen & bit:
+            return replies.BAD_PARAMETER
+        seen |= bit
+
+
 cdef object read_mail(const char *p, Py_ssize_t n, Terms terms, bint is_extended):
     """mail = "MAIL FROM:" Reverse-path [SP Mail-parameters]
 
@@ -198,7 +245,7 @@ cdef object read_mail(const char *p, Py_ssize_t n, Terms terms, bint is_extended
     event.ret = b""
     event.envid = b""
     if at + end < n:
-        fault = mail_parameters(p, n, at + end, terms, is_extended, event)
+        fault = read_parameters(p, n, at + end, terms, is_extended, False, event, mail_parameter)
         if fault is not None:
             return fault
     if mailbox.is_utf8 and not event.is_smtputf8:
@@ -209,62 +256,34 @@ cdef object read_mail(const char *p, Py_ssize_t n, Terms terms, bint is_extended
     return event
 
 
-cdef object mail_parameters(
-    const char *p, Py_ssize_t n, Py_ssize_t at, Terms terms, bint is_extended, Event event):
-    """Fill the event from the parameters behind the path; None, or the reply that refuses them.
-
-    SIZE=1*20DIGIT (RFC 1870) · BODY=7BIT / 8BITMIME (RFC 6152) · SMTPUTF8 (RFC 6531)
+cdef int mail_parameter(const Given *one, Terms terms, Event event) except READ_FAILED:
+    """SIZE=1*20DIGIT (RFC 1870) · BODY=7BIT / 8BITMIME (RFC 6152) · SMTPUTF8 (RFC 6531)
     RET=FULL / HDRS · ENVID=xtext, at most 100 (RFC 3461)
     """
-    cdef Parameter found
-    cdef const char *key
-    cdef const char *value
-    cdef Py_ssize_t key_n, value_n
-    cdef int seen = 0
-    cdef int bit
-    cdef bint is_right
-    while True:
-        at = scan_parameter(p, n, at, False, &found)
-        if at == 0:
-            return None
-        if at < 0:
-            return replies.BAD_PARAMETER
-        if not is_extended:
-            return replies.NO_PARAMETERS_AFTER_HELO
-        key = p + found.key_at
-        key_n = found.key_end - found.key_at
-        value = p + found.value_at if found.value_at >= 0 else NULL
-        value_n = found.value_end - found.value_at
-        if is_word(key, key_n, b"SIZE", 4):
-            bit = 1
-            event.size_bytes = scan_number(value, value_n) if value is not NULL else -1
-            is_right = event.size_bytes >= 0 and value_n <= 20
-        elif is_word(key, key_n, b"BODY", 4):
-            bit = 2
-            is_right = value is not NULL and (
-                is_word(value, value_n, b"8BITMIME", 8) or is_word(value, value_n, b"7BIT", 4))
-            if is_right:
-                event.body = b"8BITMIME" if value_n == 8 else b"7BIT"
-        elif is_word(key, key_n, b"SMTPUTF8", 8) and terms.is_smtputf8:
-            bit = 4
-            is_right = value is NULL
-            event.is_smtputf8 = True
-        elif is_word(key, key_n, b"RET", 3) and terms.is_dsn:
-            bit = 8
-            is_right = value is not NULL and (
-                is_word(value, value_n, b"FULL", 4) or is_word(value, value_n, b"HDRS", 4))
-            if is_right:
-                event.ret = b"FULL" if upper(value[0]) == b'F' else b"HDRS"
-        elif is_word(key, key_n, b"ENVID", 5) and terms.is_dsn:
-            bit = 16
-            is_right = value is not NULL and value_n <= ENVID_BYTES and scan_xtext(value, value_n, False) > 0
-            if is_right:
-                event.envid = PyBytes_FromStringAndSize(value, value_n)
-        else:
-            return replies.UNKNOWN_PARAMETER
-        if not is_right or seen & bit:
-            return replies.BAD_PARAMETER
-        seen |= bit
+    cdef const char *value = one.value
+    cdef Py_ssize_t n = one.value_n
+    if is_word(one.key, one.key_n, b"SIZE", 4):
+        event.size_bytes = scan_number(value, n) if value is not NULL else -1
+        return 1 if event.size_bytes >= 0 and n <= 20 else WRONG
+    if is_word(one.key, one.key_n, b"BODY", 4):
+        if value is NULL or not (is_word(value, n, b"8BITMIME", 8) or is_word(value, n, b"7BIT", 4)):
+            return WRONG
+        event.body = b"8BITMIME" if n == 8 else b"7BIT"
+        return 2
+    if is_word(one.key, one.key_n, b"SMTPUTF8", 8) and terms.is_smtputf8:
+        event.is_smtputf8 = True
+        return 4 if value is NULL else WRONG
+    if is_word(one.key, one.key_n, b"RET", 3) and terms.is_dsn:
+        if value is NULL or not (is_word(value, n, b"FULL", 4) or is_word(value, n, b"HDRS", 4)):
+            return WRONG
+        event.ret = b"FULL" if upper(value[0]) == b'F' else b"HDRS"
+        return 8
+    if is_word(one.key, one.key_n, b"ENVID", 5) and terms.is_dsn:
+        if value is NULL or n > ENVID_BYTES or scan_xtext(value, n, False) <= 0:
+            return WRONG
+        event.envid = PyBytes_FromStringAndSize(value, n)
+        return 16
+    return UNKNOWN
 
 
 cdef object read_rcpt(const char *p, Py_ssize_t n, Terms terms, bint is_extended, bint is_smtputf8):
@@ -285,52 +304,24 @@ cdef object read_rcpt(const char *p, Py_ssize_t n, Terms terms, bint is_extended
     event.notify = ()
     event.orcpt = b""
     if at + end < n:
-        fault = rcpt_parameters(p, n, at + end, terms, is_extended, is_smtputf8, event)
+        fault = read_parameters(p, n, at + end, terms, is_extended, is_smtputf8, event, rcpt_parameter)
         if fault is not None:
             return fault
     event.path = make_path(p + at, &mailbox)
     return event
 
 
-cdef object rcpt_parameters(
-    const char *p, Py_ssize_t n, Py_ssize_t at, Terms terms, bint is_extended, bint is_smtputf8, Event event):
-    """Fill the event from the parameters behind the path; None, or the reply that refuses them.
-
-    NOTIFY="NEVER" / 1#( "SUCCESS" / "FAILURE" / "DELAY" ) · ORCPT=atom ";" xtext, at most 500 (RFC 3461)
-    """
-    cdef Parameter found
-    cdef const char *key
-    cdef const char *value
-    cdef Py_ssize_t key_n, value_n
-    cdef int seen = 0
-    cdef int bit
-    while True:
-        at = scan_parameter(p, n, at, is_smtputf8, &found)
-        if at == 0:
-            return None
-        if at < 0:
-            return replies.BAD_PARAMETER
-        if not is_extended:
-            return replies.NO_PARAMETERS_AFTER_HELO
-        key = p + found.key_at
-        key_n = found.key_end - found.key_at
-        value = p + found.value_at
-        value_n = found.value_end - found.value_at
-        if is_word(key, key_n, b"NOTIFY", 6) and terms.is_dsn:
-            bit = 1
-            event.notify = None if found.value_at < 0 else notify_words(value, value_n)
-            if event.notify is None:
-                return replies.BAD_PARAMETER
-        elif is_word(key, key_n, b"ORCPT", 5) and terms.is_dsn:
-            bit = 2
-            if found.value_at < 0 or not is_orcpt(value, value_n, is_smtputf8):
-                return replies.BAD_PARAMETER
-            event.orcpt = PyBytes_FromStringAndSize(value, value_n)
-        else:
-            return replies.UNKNOWN_PARAMETER
-        if seen & bit:
-            return replies.BAD_PARAMETER
-        seen |= bit
+cdef int rcpt_parameter(const Given *one, Terms terms, Event event) except READ_FAILED:
+    """NOTIFY="NEVER" / 1#( "SUCCESS" / "FAILURE" / "DELAY" ) · ORCPT=atom ";" xtext, at most 500 (RFC 3461)"""
+    if is_word(one.key, one.key_n, b"NOTIFY", 6) and terms.is_dsn:
+        event.notify = None if one.value is NULL else notify_words(one.value, one.value_n)
+        return WRONG if event.notify is None else 1
+    if is_word(one.key, one.key_n, b"ORCPT", 5) and terms.is_dsn:
+        if one.value is NULL or not is_orcpt(one.value, one.value_n, one.is_utf8_allowed):
+            return WRONG
+        event.orcpt = PyBytes_FromStringAndSize(one.value, one.value_n)
+        return 2
+    return UNKNOWN
 
 
 cdef object read_xclient(const char *p, Py_ssize_t n):

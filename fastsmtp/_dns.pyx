@@ -302,8 +302,8 @@ cdef class Engine:
         self.cache_hits += len(answers)
         return tuple(answers)
 
-    def send(self, Port port not None, list opens not None, double now, double wait_s):
-        """Send these from this socket, to be answered in wait_s seconds.
+    def send(self, Port port not None, list opens not None, double now, double wait_s, unsigned long server_bit=0):
+        """Send these from this socket, to be answered in wait_s seconds; server_bit is added to their `tried`.
 
         What the system does not take is due at once.  Returns 0, or the errno of the last refusal.
         """
@@ -320,6 +320,7 @@ cdef class Engine:
                 open.sent = now
                 open.due = now + wait_s
                 open.attempts += 1
+                open.tried |= server_bit
                 self.mix_case(open, server.mixes_case)
                 out.length[i] = put_query(out.bytes[i], open.id, open.wire, open.length, open.question.type,
                                           open.has_edns and server.has_edns, server.trusts_ad)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp._dns import Answer, Question
 from fastsmtp.config.zones import FOREIGN, REFUSED, Zone, oddity
@@ -86,7 +86,7 @@ class Entry:
     """One list and how it does.
 
     hits         clients that it named;  hits_told  of them, how many the log has been told
-    failures     look-ups that it did not answer
+    asked        how often it was;  failures  of these, how often it did not answer
     meter        its metrics, where there are any
     quarantines  how often it was put away
     latency_s    of the last test that was answered
@@ -94,7 +94,7 @@ class Entry:
     """
 
     __slots__ = (
-        "due_s", "failures", "fault", "hits", "hits_told", "is_known", "is_testing", "latency_s", "meter",
+        "asked", "due_s", "failures", "fault", "hits", "hits_told", "is_known", "is_testing", "latency_s", "meter",
         "quarantines", "tested_s", "zone",
     )  # fmt: skip
 
@@ -102,6 +102,7 @@ class Entry:
         self.zone = zone
         self.hits = 0
         self.hits_told = 0
+        self.asked = 0
         self.failures = 0
         self.meter: ListMeter | None = None
         self.quarantines = 0
@@ -143,9 +144,18 @@ class ListCare:
         self._timeout_s = timeout_s
         self._tasks: set[asyncio.Task[None]] = set()
         self.bad = NOBODY
+        # By the id of a tuple of zones that is kept here meanwhile: those that were asked, and how often.
+        self._asked: dict[int, list[Any]] = {}
         self._note_bad()
 
     # --- what sessions tell -----------------------------------------------------------------------
+
+    def asked(self, zones: tuple[Zone, ...]) -> None:
+        """All of these but the bad ones were asked; the tuple is one of the settings'."""
+        found = self._asked.get(id(zones))
+        if found is None:
+            self._asked[id(zones)] = found = [zones, 0]
+        found[1] += 1
 
     def hit(self, zone: str) -> None:
         """The list named a client.  One that has begun to name everybody is found out soon."""
@@ -170,8 +180,10 @@ class ListCare:
 
     def publish(self) -> None:
         """Copy the counts into the metrics, where measure() was called."""
+        self._note_asked()
         for entry in self.entries.values():
             if entry.meter is not None:
+                entry.meter.unlisted.set(max(0, entry.asked - entry.hits - entry.failures))
                 entry.meter.listed.set(entry.hits)
                 entry.meter.failed.set(entry.failures)
                 entry.meter.quarantines.set(entry.quarantines)
@@ -234,7 +246,17 @@ class ListCare:
         entry.is_known = True
         self._note_bad()
 
+    def _note_asked(self) -> None:
+        """Who was asked, before the bad ones change: a session counts once for all its lists."""
+        for zones, count in self._asked.values():
+            for zone in zones:
+                entry = self.entries.get(zone.text)
+                if entry is not None and zone.name not in self.bad:
+                    entry.asked += count
+        self._asked.clear()
+
     def _note_bad(self) -> None:
+        self._note_asked()
         bad = [entry.zone.name for entry in self.entries.values() if entry.fault or not entry.is_known]
         self.bad = frozenset(bad) if bad else NOBODY
 

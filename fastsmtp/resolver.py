@@ -291,11 +291,9 @@ class Resolver:
             if port is None:
                 self._unreachable(questions, number, now)
                 return
-        for question in questions:
-            question.tried |= 1 << number
         attempt = questions[0].attempts
         wait_s = self._waits_s[min(attempt, len(self._waits_s) - 1)]
-        error = self.engine.send(port, questions, now, wait_s)
+        error = self.engine.send(port, questions, now, wait_s, 1 << number)
         if error and error not in (errno.EAGAIN, errno.ENOBUFS):
             self._mark_unreachable(server, now)
 

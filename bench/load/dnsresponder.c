@@ -1,11 +1,11 @@
 /*
  * A DNS responder for measurements: answers every question on loopback at once, many with one system call.
  *
- *     cc -O2 -o dnsresponder dnsresponder.c && ./dnsresponder [SILENT-PERCENT]
+ *     cc -O2 -o dnsresponder dnsresponder.c && ./dnsresponder [SILENT-PERCENT [unlisted]]
  *
  * Prints its UDP port on one line and runs until it is killed or standard input ends.  What it answers:
  *   a name whose first letter is n or N   NXDOMAIN with an SOA (ttl and minimum 300 s)
- *   every other name                      one A record, 127.0.0.2, 300 s, whatever was asked
+ *   every other name                      one A record, 127.0.0.2, 300 s, whatever was asked; with "unlisted" as above
  * The question is echoed as it came.  It is no server: names are not looked at any further.
  */
 #define _GNU_SOURCE
@@ -32,6 +32,8 @@ static const unsigned char soa_record[] = {
     0, 0, 6, 0, 1, 0, 0, 1, 44, 0, 22, 0, 0, 0, 0, 0, 1, 0, 0, 1, 44, 0, 0, 1, 44, 0, 0, 1, 44, 0, 0, 1, 44,
 };
 
+static int is_unlisted;
+
 /* Make the answer where the query stands; its length, or 0 for what is no query. */
 static size_t answer(unsigned char *p, size_t n)
 {
@@ -46,7 +48,7 @@ static size_t answer(unsigned char *p, size_t n)
         return 0;
     p[2] = 0x81;
     memset(p + 6, 0, 6);
-    if ((p[13] | 0x20) == 'n') {
+    if (is_unlisted || (p[13] | 0x20) == 'n') {
         p[3] = 0x83;
         p[9] = 1;
         length = sizeof soa_record;
@@ -65,6 +67,8 @@ int main(int argc, char **argv)
     int fd = socket(AF_INET, SOCK_DGRAM, 0), size = 4 << 20, silent = argc > 1 ? atoi(argv[1]) : 0;
     struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof here;
+
+    is_unlisted = argc > 2 && !strcmp(argv[2], "unlisted");
     struct pollfd watch[2] = {{.fd = fd, .events = POLLIN}, {.fd = 0, .events = 0}};
 
     if (fd < 0 || bind(fd, (struct sockaddr *)&here, sizeof here) < 0 ||

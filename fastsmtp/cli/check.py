@@ -14,7 +14,6 @@ from fastsmtp.errors import ConfigError
 
 if TYPE_CHECKING:
     from fastsmtp.config.load import Loaded
-    from fastsmtp.config.settings import Settings
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
         loaded = load(flags)
         concerns = [*_certificates(loaded.config), *_authorities(loaded)]
         _signers(loaded.config)
-        _own_stages(loaded.settings)
+        _own_stages(loaded)
         warnings = [*loaded.warnings, *concerns, *_account(loaded.config)]
     except ConfigError as error:
         count = len(error.faults)
@@ -49,13 +48,13 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _own_stages(settings: Sequence[Settings]) -> None:
+def _own_stages(loaded: Loaded) -> None:
     """Import each [[policy.python]] stage.  Raises ConfigError with every fault."""
-    policies = [one.policy for one in settings]
+    policies = [one.policy for one in loaded.settings]
     if any(policy.python for policy in policies):
-        from fastsmtp.policy.own import load_stages
+        from fastsmtp.policy.own import load_stages, places_of
 
-        load_stages(policies)
+        load_stages(policies, places=places_of(loaded.config, loaded.provenance))
 
 
 def _certificates(config: Config) -> list[str]:

@@ -201,7 +201,7 @@ class _Builder:
 
     def tables(self, cls: type, raw: Any, path: Path) -> tuple[Any, ...]:
         if not isinstance(raw, list) or not all(isinstance(table, dict) for table in raw):
-            self.fault(path, f"must be an array of tables, [[{path[-1]}]]")
+            self.fault(path, f"must be an array of tables, [[{plain(path)}]]")
             return ()
         build_one = self.listen if cls is Listen else functools.partial(self.table, cls)
         return tuple(build_one(table, (*path, index)) for index, table in enumerate(raw))

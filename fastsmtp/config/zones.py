@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from _socket import AF_INET, inet_ntop, inet_pton
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from fastsmtp.records import dataclass
@@ -16,6 +17,8 @@ from fastsmtp.records import dataclass
 _LOOPBACK: Final = 127
 _REFUSAL: Final = 0x7FFFFF
 """127.255.255.0/24 without its last octet."""
+
+MOST_REMEMBERED: Final = 256
 
 REFUSED: Final = "refused"
 FOREIGN: Final = "foreign"
@@ -27,16 +30,26 @@ class Answers:
     ranges  (first, last), both inclusive;  masks  any common bit counts.  Neither: every answer counts
     """
 
-    __slots__ = ("masks", "ranges")
+    __slots__ = ("_found", "masks", "ranges")
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         """Raises ValueError for what parse_answers refuses."""
         parsed = [parse_answers(text) for text in texts]
         self.ranges = tuple((first, last) for first, last in parsed if last >= 0)
         self.masks = tuple(first for first, last in parsed if last < 0)
+        self._found: dict[tuple[bytes, ...], str] = {}
 
     def find(self, records: tuple[bytes, ...]) -> str:
         """The first record that is a listing, as text; "" for none.  records are packed IPv4 addresses."""
+        # A list says the same few things over and over.
+        found = self._found.get(records)
+        if found is None:
+            found = self._look(records)
+            if len(self._found) < MOST_REMEMBERED:
+                self._found[records] = found
+        return found
+
+    def _look(self, records: tuple[bytes, ...]) -> str:
         for packed in records:
             number = int.from_bytes(packed)
             if number >> 24 == _LOOPBACK and number >> 8 != _REFUSAL and self._counts(number):
@@ -53,6 +66,7 @@ class Answers:
         return not self.ranges and not self.masks
 
 
+@lru_cache(maxsize=256)
 def oddity(records: tuple[bytes, ...]) -> str:
     """What is wrong with a list that answers so: REFUSED, FOREIGN, or "" """
     for packed in records:

@@ -149,6 +149,15 @@ class Fingerprinted(Effect):
         self.fingerprint = fingerprint
 
 
+class Asked(Effect):
+    """Lists were asked, all of the settings that are not in quarantine; what: as in Listings."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+
 class ListFailed(Effect):
     """A list gave no answer, or one that lists don't give: it should be tested."""
 

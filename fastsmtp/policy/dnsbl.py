@@ -11,8 +11,8 @@ from fastsmtp import reply
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Grant, defer, passed, reject
 from fastsmtp.policy.facts import Facts
-from fastsmtp.policy.listing import Listings
-from fastsmtp.policy.questions import TXT, A, Question, is_unlisted, reverse_labels, text_of
+from fastsmtp.policy.listing import UNLISTED, Listings, questions
+from fastsmtp.policy.questions import TXT, Question, is_unlisted, reverse_labels, text_of
 from fastsmtp.policy.stage import Asking
 
 
@@ -29,16 +29,16 @@ def ask_lists(facts: Facts, settings: Settings) -> Asking:
         zones = tuple(zone for zone in zones if zone.name not in facts.bad_lists)
         if not zones:
             return None
-    answers = yield tuple([Question(b"%b.%b" % (labels, zone.name), A) for zone in zones])
+    answers = yield questions(labels, zones)
     if is_unlisted(answers):
-        return None
+        return UNLISTED[""]
     said = Listings(zones, answers, "", facts.score, settings.policy.reject_score)
     client = facts.client
     if said.has_skip and client.address not in settings.deny:
         return passed(Grant(may_relay=client.may_relay, skips_checks=True), *said.effects)
     zone = said.rejects or said.defers
     if zone is None:
-        return passed(*said.effects) if said.effects else None
+        return passed(*said.effects)
     reason = ""
     if zone.has_reason:
         (texts,) = yield (Question(b"%b.%b" % (labels, zone.name), TXT),)

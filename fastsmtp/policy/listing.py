@@ -10,14 +10,25 @@ from __future__ import annotations
 from typing import Any
 
 from fastsmtp.config.zones import Zone, oddity
-from fastsmtp.policy.decision import Effect, ListFailed, Tag
-from fastsmtp.policy.questions import is_failed
+from fastsmtp.policy.decision import Asked, Decision, Effect, ListFailed, Tag, passed
+from fastsmtp.policy.questions import A, Question, is_failed
+
+_ASKED = {what: Asked(what) for what in ("", "mail", "helo", "ptr")}
+
+UNLISTED: dict[str, Decision] = {what: passed(effect) for what, effect in _ASKED.items()}
+"""What nearly every question to lists ends with: all have answered, and none has a record."""
+
+
+def questions(labels: bytes, zones: tuple[Zone, ...]) -> tuple[Question, ...]:
+    """Each zone about these labels, a reversed address or a domain."""
+    before = labels + b"."
+    return tuple([Question(before + zone.name, A) for zone in zones])
 
 
 class Listings:
     """The answers, weighed.
 
-    effects    tags, and which lists failed
+    effects    tags, which lists failed, and that they were asked
     rejects    the list that refuses: the first with action "reject", else the heaviest where the sum is enough
     defers     the first list with action "defer"; None where one rejects
     has_skip   a list of good clients ends all checks: what the lists behind it say is not looked at
@@ -30,7 +41,7 @@ class Listings:
         self, zones: tuple[Zone, ...], answers: tuple[Any, ...], what: str, score: int, needed: int
     ) -> None:
         """what: "mail", "helo" or "ptr" for lists of domains, "" for addresses;  score: what there is already."""
-        self.effects: list[Effect] = []
+        self.effects: list[Effect] = [_ASKED[what]]
         self.rejects: Zone | None = None
         self.defers: Zone | None = None
         self.has_skip = False

@@ -11,21 +11,24 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import GeneratorType
 from typing import Any
 
-from fastsmtp.config.model import Policy, PythonStage
+from fastsmtp.config.model import Config, Policy, PythonStage
 from fastsmtp.errors import ConfigError
 from fastsmtp.policy.decision import Decision
 from fastsmtp.policy.facts import Phase
 from fastsmtp.policy.stage import Asking, Function, Opinion, Stage
 
 
-def load_stages(policies: Iterable[Policy], *, fresh: bool = False) -> dict[PythonStage, Stage]:
-    """Every [[policy.python]] of these tables as a Stage.
+def load_stages(
+    policies: Iterable[Policy], *, fresh: bool = False, places: Mapping[PythonStage, str] | None = None
+) -> dict[PythonStage, Stage]:
+    """Every [[policy.python]] of these tables as a Stage.  ConfigError names everything that is wrong.
 
-    fresh  import the modules anew, as a reload must.  ConfigError names everything that is wrong
+    fresh   import the modules anew, as a reload must
+    places  where each was written, as places_of() has it
     """
     rules = dict.fromkeys(rule for policy in policies for rule in policy.python if rule.mode != "off")
     if fresh:
@@ -38,9 +41,26 @@ def load_stages(policies: Iterable[Policy], *, fresh: bool = False) -> dict[Pyth
         try:
             found[rule] = load_stage(rule)
         except ValueError as error:
-            faults[f"policy.python: {rule.stage}: {error}"] = None
+            place = (places or {}).get(rule)
+            key = f"{place}: policy.python.stage" if place else "policy.python"
+            faults[f"{key}: {rule.stage}: {error}"] = None
     if faults:
         raise ConfigError(*faults)
+    return found
+
+
+def places_of(config: Config, provenance: Mapping[str, str]) -> dict[PythonStage, str]:
+    """FILE:LINE of each [[policy.python]], the listeners' own included; provenance as Loaded has it."""
+    tables = [("", config.policy)]
+    for at, listen in enumerate(config.listen):
+        if listen.policy is not None:
+            tables.append((f"listen[{at}].", listen.policy))
+    found: dict[PythonStage, str] = {}
+    for before, policy in tables:
+        for at, rule in enumerate(policy.python):
+            origin = provenance.get(f"{before}policy.python[{at}].stage")
+            if origin:
+                found.setdefault(rule, origin)
     return found
 
 

@@ -14,8 +14,8 @@ from fastsmtp import reply
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import defer, passed, reject
 from fastsmtp.policy.facts import Facts
-from fastsmtp.policy.listing import Listings
-from fastsmtp.policy.questions import TXT, A, Question, is_unlisted, text_of
+from fastsmtp.policy.listing import UNLISTED, Listings, questions
+from fastsmtp.policy.questions import TXT, Question, is_unlisted, text_of
 from fastsmtp.policy.reverse_dns import find_name
 from fastsmtp.policy.stage import Asking, Opinion
 
@@ -55,15 +55,15 @@ def _ask(what: str, domain: bytes, facts: Facts, settings: Settings) -> Asking:
         zones = tuple(zone for zone in zones if zone.name not in facts.bad_lists)
         if not zones:
             return None
-    answers = yield tuple([Question(b"%b.%b" % (domain, zone.name), A) for zone in zones])
+    answers = yield questions(domain, zones)
     if is_unlisted(answers):
-        return None
+        return UNLISTED[what]
     said = Listings(zones, answers, what, facts.score, settings.policy.reject_score)
     zone = said.rejects or said.defers
     if zone is None:
         if said.has_failed and what == "mail" and settings.is_compatible:
             return defer(reply.SENDER_UNKNOWN_YET, *said.effects)
-        return passed(*said.effects) if said.effects else None
+        return passed(*said.effects)
     reason = ""
     if zone.has_reason:
         (texts,) = yield (Question(b"%b.%b" % (domain, zone.name), TXT),)

@@ -29,6 +29,7 @@ from fastsmtp import reply
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import (
     PASSED,
+    Asked,
     Decision,
     Effect,
     Fingerprinted,
@@ -91,9 +92,10 @@ class Round:
         self._facts = facts
         self._decided = decided
         self._asking = asking
-        self.questions: tuple[Question, ...] = tuple(
-            dict.fromkeys(question for waiting in asking for question in waiting.questions)
-        )
+        asked = asking[0].questions
+        for waiting in asking[1:]:
+            asked += waiting.questions
+        self.questions: tuple[Question, ...] = tuple(dict.fromkeys(asked))
 
     def resume(self, answers: Mapping[Question, Any]) -> Decision | Round:
         """Go on with the answers.  A question without one counts as Failed("no answer")."""
@@ -103,6 +105,17 @@ class Round:
             self._plan.step(self._phase, self._facts, waiting, values, self._decided, asking)
         if asking:
             return Round(self._plan, self._phase, self._facts, self._decided, asking)
+        return combine(self._decided)
+
+    def take(self, answers: tuple[Any, ...]) -> Decision | Round:
+        """The same with the answers in the order of the questions."""
+        asking = self._asking
+        if len(asking) > 1 or len(asking[0].questions) != len(answers):
+            return self.resume(dict(zip(self.questions, answers, strict=True)))
+        again: list[_Asking] = []
+        self._plan.step(self._phase, self._facts, asking[0], answers, self._decided, again)
+        if again:
+            return Round(self._plan, self._phase, self._facts, self._decided, again)
         return combine(self._decided)
 
     def take_effects(self) -> tuple[Effect, ...]:
@@ -330,7 +343,7 @@ class Plan:
 
 
 # What an observed rule may still have: words, names and what is told about lists.
-_HARMLESS = frozenset({Tag, Name, Fingerprinted, ListFailed})
+_HARMLESS = frozenset({Tag, Name, Fingerprinted, Asked, ListFailed})
 
 
 def _observed(effect: Effect) -> Effect:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastsmtp.authorities import Authorities
     from fastsmtp.config.load import Loaded
     from fastsmtp.config.model import PythonStage, Tls
+    from fastsmtp.config.zones import Zone
     from fastsmtp.log import Log, LogWriter
     from fastsmtp.message import Envelope
     from fastsmtp.policy.facts import Facts
@@ -214,6 +215,9 @@ class NoCare:
     """Lists in one session: none is known to be bad."""
 
     bad: frozenset[bytes] = frozenset()
+
+    def asked(self, zones: tuple[Zone, ...]) -> None:
+        """No count is kept."""
 
     def hit(self, zone: str) -> None:
         """No count is kept."""

@@ -25,6 +25,7 @@ from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy import header
 from fastsmtp.policy.decision import (
     AddHeader,
+    Asked,
     Decision,
     Delay,
     Effect,
@@ -550,6 +551,11 @@ class Conversation:
                 facts.client.name = effect.name  # type: ignore[attr-defined]
             elif kind is Fingerprinted:
                 facts.client.fingerprint = effect.fingerprint  # type: ignore[attr-defined]
+            elif kind is Asked:
+                profile = self._profile
+                what = effect.what  # type: ignore[attr-defined]
+                settings = profile.settings
+                profile.service.lists.asked(settings.rhsbl[what] if what else settings.lists)
             elif kind is ListFailed:
                 self._profile.service.lists.failed(effect.zone)  # type: ignore[attr-defined]
             elif kind is GrantPass:

@@ -63,7 +63,7 @@ class Inquiry:
             answers = self._put(questions)
             if answers is None:
                 return
-            asked = asked.resume(dict(zip(questions, answers, strict=True)))
+            asked = asked.take(answers)
         self.decision = asked  # type: ignore[assignment]
         future = self._future
         if future is not None and not future.done():
@@ -112,7 +112,7 @@ class Inquiry:
 
     def _answered(self, answers: tuple[Any, ...]) -> None:
         try:
-            self._go(self._round.resume(dict(zip(self._round.questions, answers, strict=True))))
+            self._go(self._round.take(answers))
         except Exception as error:  # noqa: BLE001 - called by the resolver, which can't help it; the client may try again
             self._service.log_failure("inquiry", error)
             self._go(OUR_DEFECT)

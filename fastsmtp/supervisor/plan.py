@@ -29,7 +29,7 @@ from fastsmtp.errors import ConfigError
 from fastsmtp.log import LogWriter
 from fastsmtp.log_destination import Destination, open_destination
 from fastsmtp.log_format import JsonLines, Logfmt
-from fastsmtp.policy.own import load_stages
+from fastsmtp.policy.own import load_stages, places_of
 from fastsmtp.queue.disk import ThreadDisk
 from fastsmtp.queue.spool import Budget
 from fastsmtp.queue_sink import EitherSink
@@ -86,7 +86,11 @@ class ServerPlan:
         self.settings: tuple[Settings, ...] = loaded.settings
         self.lists = loaded.lists
         # Imported here, so that a fault stops the start or the reload, and the workers share what was imported.
-        self.own_stages = load_stages([one.policy for one in loaded.settings], fresh=True)
+        self.own_stages = load_stages(
+            [one.policy for one in loaded.settings],
+            fresh=True,
+            places=places_of(loaded.config, loaded.provenance),
+        )
         self._pem: dict[str, bytes] = {}
         self._made: dict[Tls, Credentials] = {}
         make_directory(self.state, 0o755)

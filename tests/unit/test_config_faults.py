@@ -42,6 +42,7 @@ FAULTS = [
     ("limits = 5", ["F:1: limits: must be a table"]),
     ("listen = 5", ["F:1: listen: must be an array of tables, [[listen]]"]),
     ("[listen]\nname = 'a'", ["F:1: listen: must be an array of tables, [[listen]]"]),
+    ("[policy.dnsbl]\nzone = 'a.b'", ["F:1: policy.dnsbl: must be an array of tables, [[policy.dnsbl]]"]),
     ("[tls]\nnames = 5", ["F:2: tls.names: must be a table"]),
     ("[limits]\nrecipients = 0", ["F:2: limits.recipients: must be at least 1, not 0"]),
     ("[limits]\nmessage_bytes = 99999999999999999999", [

@@ -12,6 +12,7 @@ from fastsmtp._dns import Answer, Question, Status, make_answer
 from fastsmtp.config.zones import Answers, Zone
 from fastsmtp.listcare import DOUBT_S, HIT_S, HOUR_S, RETRY_S, ListCare, judge, points
 from fastsmtp.log import ListLog
+from fastsmtp.metrics import Board
 from tests.fakes.zone import A, answer
 from tests.fakes.zone import Zone as Answered
 
@@ -135,6 +136,38 @@ def test_quarantine_and_back() -> None:
         await care.settled()
         assert care.bad == {b"zen.example"}
         assert log.of("list_quarantined")[1]["reason"] == "lists everything"
+        care.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_counted_of_each_list() -> None:
+    async def main() -> None:
+        board = Board(1)
+        clock = [1_000.0]
+        care = ListCare([ZEN, DBL], Answering(GOOD), log=ListLog(), now=lambda: clock[0], random=bytes)
+        care.measure(board.sheet(0))
+        care.tick(clock[0])
+        await care.settled()
+        both, zen = (ZEN, DBL), (ZEN,)
+        for zones in (both, both, zen, both):
+            care.asked(zones)
+        care.hit("zen.example")
+        care.failed("dbl.example")
+        care.publish()
+        read = board.read()
+        for name, listed, unlisted, failed in (("zen.example", 1, 3, 0), ("dbl.example", 0, 2, 1)):
+            for result, count in (("listed", listed), ("unlisted", unlisted), ("failed", failed)):
+                assert read[f"cfastsmtp_dns_list_lookups_total\0{name}\0{result}".encode()] == count
+            assert read[f"gfastsmtp_dns_list_quarantined\0{name}".encode()] == 0
+            assert read[f"hfastsmtp_dns_list_test_seconds\0{name}\x000".encode()] == 1
+        # Who is in quarantine is not asked, though it stands in the settings.
+        care.bad = frozenset({b"zen.example"})
+        care.asked(both)
+        care.publish()
+        read = board.read()
+        assert read[b"cfastsmtp_dns_list_lookups_total\0zen.example\0unlisted"] == 3
+        assert read[b"cfastsmtp_dns_list_lookups_total\0dbl.example\0unlisted"] == 3
         care.close()
 
     asyncio.run(main())

@@ -15,7 +15,7 @@ from fastsmtp.config.load import load
 from fastsmtp.config.settings import Settings
 from fastsmtp.config.write import SECTIONS
 from fastsmtp.policy import clients, dnsbl, helo, mfcheck, reverse_dns, rhsbl
-from fastsmtp.policy.decision import Decision, Grant, ListFailed, Name, Tag, Verdict
+from fastsmtp.policy.decision import Asked, Decision, Grant, ListFailed, Name, Tag, Verdict
 from fastsmtp.policy.facts import Client, Facts
 from tests.fakes.zone import AAAA, MX, PTR, TXT, A, Zone, opinion_of
 
@@ -138,14 +138,14 @@ def listed(address: str, **answers: Any) -> Zone:
 @pytest.mark.parametrize(
     ("answers", "verdict", "score", "said"),
     [
-        ({}, None, 0, []),
+        ({}, Verdict.PASS, 0, []),
         ({"zen": ["127.0.0.2"]}, Verdict.PASS, 6, ["zen.example(127.0.0.2)"]),
         ({"zen": ["127.0.0.11"]}, Verdict.PASS, 6, ["zen.example(127.0.0.11)"]),
         # Outside the range that is asked for.
-        ({"zen": ["127.0.0.12"]}, None, 0, []),
+        ({"zen": ["127.0.0.12"]}, Verdict.PASS, 0, []),
         ({"zen": ["127.0.0.12", "127.0.0.4"]}, Verdict.PASS, 6, ["zen.example(127.0.0.4)"]),
         ({"bits": ["127.0.0.6"]}, Verdict.PASS, 4, ["bits.example(127.0.0.6)"]),
-        ({"bits": ["127.0.0.2"]}, None, 0, []),
+        ({"bits": ["127.0.0.2"]}, Verdict.PASS, 0, []),
         ({"zen": ["127.0.0.2"], "bits": ["127.0.0.4"]}, Verdict.REJECT, 10,
          ["zen.example(127.0.0.2)", "bits.example(127.0.0.4)"]),
         ({"zen": ["127.0.0.2"], "bits": ["127.0.0.4"], "good": ["127.0.5.1"]}, Verdict.PASS, 5,
@@ -161,15 +161,17 @@ def listed(address: str, **answers: Any) -> Zone:
         ({"bits": ["203.0.113.4"]}, Verdict.PASS, 0, []),
         ({"zen": SLOW, "bits": LAME}, Verdict.PASS, 0, []),
         ({"zen": SLOW, "bits": ["127.0.0.4"]}, Verdict.PASS, 4, ["bits.example(127.0.0.4)"]),
-        ({"off": ["127.0.0.2"]}, None, 0, []),
+        ({"off": ["127.0.0.2"]}, Verdict.PASS, 0, []),
     ],
 )  # fmt: skip
-def test_lists_of_addresses(
-    answers: dict[str, Any], verdict: Verdict | None, score: int, said: list[str]
-) -> None:
+def test_lists_of_addresses(answers: dict[str, Any], verdict: Verdict, score: int, said: list[str]) -> None:
     opinion, _ = opinion_of(dnsbl.ask_lists, facts(), settings(**LISTS), listed("192.0.2.1", **answers))
-    assert (opinion.verdict if opinion else None) == verdict
-    effects = opinion.effects if opinion else ()
+    assert opinion is not None
+    assert opinion.verdict is verdict
+    effects = opinion.effects
+    assert answers.keys() & {"best"} or [effect.what for effect in effects if isinstance(effect, Asked)] == [
+        ""
+    ]
     found = [effect for effect in effects if isinstance(effect, Tag)]
     assert [effect.value for effect in found] == said
     assert sum(effect.score for effect in found if not effect.is_observed) == score

@@ -94,8 +94,11 @@ def test_every_fault_is_named_and_check_says_them(
     config.write_text(f'hostname = "mx.example"\nuser = "nobody"\n[deliver]\ndefault = "discard"\n{tables}')
     assert main(["check", "--config", str(config)]) == 1
     said = capsys.readouterr().err
-    assert "policy.python: oursite.rules:absent: there is no absent in oursite.rules\n" in said
-    assert "policy.python: oursite.rules:waits: is async" in said
+    assert (
+        f"{config}:6: policy.python.stage: oursite.rules:absent: there is no absent in oursite.rules\n"
+        in said
+    )
+    assert f"{config}:8: policy.python.stage: oursite.rules:waits: is async" in said
     assert said.endswith("2 faults\n")
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import smtplib
+import ssl
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tests.conftest import needs
 from tests.integration.daemon import ran
 from tests.integration.servers import Process, until
 from tests.peers import path
+from tests.pki import Authority, Pair
 from tests.qmailqueue import QmailQueue
 
 
@@ -129,6 +131,43 @@ def test_it_stands_in_the_place_of_qmail_smtpd(home: Home) -> None:
     assert (second.environment["RELAYCLIENT"], second.environment["FILTER"]) == ("", "yes")
     assert second.environment["TCPREMOTEIP"] == "127.0.0.2"
     home.wait_for("event=rule_denied .*client=127.0.0.3")
+
+
+def test_the_tls_files_of_the_page(home: Home) -> None:
+    ours = Authority("Our CA")
+    joe, eve = ours.issue("joe@example.org"), ours.issue("eve@example.org")
+    server = ours.issue(common="mx.example.org")
+    home.write(
+        servercert__pem=(server.key + server.certificate).decode(), clientca__pem=ours.pem.decode(),
+        tlsclients="# may relay\nJOE@example.org\n", tlsserverciphers="ECDHE-ECDSA-AES128-GCM-SHA256:AES256-SHA\n",
+        rsa512__pem="old",
+    )  # fmt: skip
+    (home.control / "servercert.pem").chmod(0o640)
+    port = home.start()
+    home.wait_for("warning: .*rsa512.pem: an export-grade RSA key")
+    home.wait_for("warning: .*tlsserverciphers:1: ")
+
+    def relays(pair: Pair | None) -> int:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        if pair is not None:
+            context.load_cert_chain(*pair.write(home.folder, "client"))
+        with smtplib.SMTP("127.0.0.1", port, "c.example", timeout=60) as client:
+            assert client.starttls(context=context)[0] == 220
+            assert client.docmd("STARTTLS")[0] == 503, "the session starts over: HELO first"
+            client.ehlo()
+            assert client.docmd("STARTTLS")[0] == 502
+            assert client.docmd("MAIL FROM:<a@b.example>")[0] == 250
+            return client.docmd("RCPT TO:<x@other.example>")[0]
+
+    assert relays(None) == 553
+    assert relays(eve) == 553
+    assert relays(joe) == 250
+    home.write(tlsclients="eve@example.org\n")
+    home.wait_for("event=lists_reloaded .*tlsclients")
+    until(lambda: relays(eve) == 250, "tlsclients in force")
+    assert relays(joe) == 553
 
 
 @needs("swaks")

@@ -200,7 +200,13 @@ class Deliverer:
         recipients: Sequence[Recipient],
         wanted: dict[tuple[Route, bytes], list[int]],
     ) -> None:
-        found = await asyncio.gather(*(self._find(route, domain) for route, domain in wanted))
+        try:
+            found = await asyncio.gather(*(self._find(route, domain) for route, domain in wanted))
+        except Exception as error:  # noqa: BLE001 - ours: nobody may wait for ever because of it
+            self._dialer.say_defect(error)
+            everyone = range(len(recipients))
+            batch.settle(everyone, [Retry(reply.OUR_DEFECT, repr(error)) for _ in everyone])
+            return
         known = [
             (route, places, entry) for ((route, _), places), entry in zip(wanted.items(), found, strict=True)
         ]

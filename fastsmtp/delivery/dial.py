@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,11 @@ class Dialer:
 
     def elsewhere(self, site: Site, pending: Pending, error: errors.SourceUnusable) -> None:
         self._deliverer.elsewhere(site, pending, error)
+
+    def say_defect(self, error: Exception) -> None:
+        if self.log is not None:
+            trace = "".join(traceback.format_exception(error))
+            self.log.line("defect", what="delivery", reason=repr(error), trace=trace)
 
     def make_room(self, source: SourceState) -> None:
         self._deliverer.make_room(source)

@@ -11,7 +11,7 @@ Rank 6: may import ranks 0 to 5; I/O on the loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from fastsmtp import errors, reply
@@ -119,6 +119,9 @@ class Crew(Protocol):
 
     def done(self, lane: Lane, pending: Pending, transaction: Transaction) -> None:
         """A transaction came to its end; the connection is good."""
+
+    def say_defect(self, error: Exception) -> None:
+        """Log an error of ours."""
 
     def lost(self, link: Link) -> None:
         """The connection has ended; lane.given_up() says what was under way."""
@@ -246,7 +249,7 @@ class Lane(Link):
         )
         chunks = _chunks(pending.message)
         if is_lacking and chunks is None:
-            self._task = self._loop.create_task(self._look_first(pending))
+            self._task = self._loop.create_task(self._guarded(self._look_first(pending), pending))
             return
         if is_lacking:
             whole = pending.message.prefix + b"".join(chunks or ())
@@ -263,6 +266,18 @@ class Lane(Link):
         self.pending, self.current = pending, made
         self._write(self._opening(pending, made, chunks))
         self.deadline_s = self._loop.time() + self._times.command_s
+
+    async def _guarded(self, work: Awaitable[None], pending: Pending) -> None:
+        """An error of ours ends the connection: nobody may wait for ever because of it."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001
+            self._task = None
+            self._is_streaming = False
+            self._crew.say_defect(error)
+            if self.current is None:
+                pending.finish(Retry(reply.OUR_DEFECT, repr(error)))
+            self.fail(errors.NextHopDown("given up by us"))
 
     async def _look_first(self, pending: Pending) -> None:
         """Whether a body in a file really needs what the next hop has not."""
@@ -368,7 +383,7 @@ class Lane(Link):
         chunks = _chunks(pending.message)
         if chunks is None:
             self._is_streaming = True
-            self._task = self._loop.create_task(self._stream(pending, transaction))
+            self._task = self._loop.create_task(self._guarded(self._stream(pending, transaction), pending))
             return
         try:
             text = text_of(b"".join((pending.message.prefix, *chunks)))

@@ -19,6 +19,8 @@ from fastsmtp.delivery.dialogue import Dialogue, Script, shown
 T = TypeVar("T")
 
 NEVER_S = float("inf")
+# Replies that may wait to be looked at: to a group of commands there are at most some hundred.
+REPLIES_MAX = 1_100
 
 
 class Link(asyncio.Protocol):
@@ -64,6 +66,9 @@ class Link(asyncio.Protocol):
             self._replies += self._parser.feed(data)
         except errors.ProtocolError as error:
             self.fail(errors.NextHopGarbled(str(error)))
+            return
+        if len(self._replies) > REPLIES_MAX:
+            self.fail(errors.NextHopGarbled("talks without end"))
             return
         if self._waiter is not None:
             if len(self._replies) >= self._wanted:

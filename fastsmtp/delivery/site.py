@@ -81,6 +81,9 @@ class Dialer(Protocol):
     def is_wanted(self, source: SourceState) -> bool:
         """Whether mail waits anywhere for a connection from it."""
 
+    def say_defect(self, error: Exception) -> None:
+        """Log an error of ours."""
+
     def keep(self, lane: Lane) -> None:
         """Remember what is worth it of a connection that ends."""
 
@@ -139,6 +142,7 @@ class Site:
         self._needs: dict[Link, Need] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._put_off = 0
+        self._is_settling = False
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -154,7 +158,8 @@ class Site:
         if waiting is None:
             waiting = self._waiting[need] = Waiting()
         waiting.pending.append(pending)
-        self._pump(need, waiting)
+        if not self._is_settling:
+            self._pump(need, waiting)
 
     def _paused(self, pending: Pending) -> Retry:
         left_s = max(0.0, self.paused_until_s - self._dialer.now())
@@ -164,8 +169,11 @@ class Site:
         remote = "" if last is None else last.remote
         return Retry(answer, reason, False, remote, pending.source.name, None if last is None else last.hop)
 
-    def _pump(self, need: Need, waiting: Waiting) -> None:
-        """Set idle connections to work; open another one where that is allowed."""
+    def _pump(self, need: Need, waiting: Waiting, spare: int = 0) -> None:
+        """Set idle connections to work; open another one where that is allowed.
+
+        spare   connections that will take one each as soon as we return
+        """
         while waiting.pending and waiting.idle:
             lane = waiting.idle.pop()
             lane.deadline_s = NEVER_S
@@ -174,7 +182,7 @@ class Site:
             if len(waiting.pending) == before:
                 break  # it must not take what waits now
         while (
-            len(waiting.pending) > waiting.connecting
+            len(waiting.pending) - spare > waiting.connecting
             and self.open_count < self._limit
             and not need.source.is_full
             and not self._is_closed
@@ -252,6 +260,9 @@ class Site:
         if need is not None:
             self._waiting[need].pending.appendleft(pending)
 
+    def say_defect(self, error: Exception) -> None:
+        self._dialer.say_defect(error)
+
     def rest(self, lane: Lane) -> None:
         need = self._needs.get(lane)
         if need is None:
@@ -278,12 +289,23 @@ class Site:
             need = self._needs.get(lane)
             if need is not None:
                 self._waiting[need].pending.appendleft(rest)
-        _settle(pending, outcomes)
+        # Who is told may bring the next message at once: that is this connection's, and needs no other one.
+        self._is_settling = True
+        try:
+            _settle(pending, outcomes)
+        finally:
+            self._is_settling = False
         first = outcomes[0]
         is_put_off = type(first) is Retry and all(type(outcome) is Retry for outcome in outcomes)
         if type(first) is Retry and is_put_off:
             self.last = first
         self._feel(is_good=not is_put_off)
+        need = self._needs.get(lane)
+        if need is not None:
+            waiting = self._waiting[need]
+            spare = lane.current is None
+            if len(waiting.pending) > spare:
+                self._pump(need, waiting, spare)
 
     def _moves(self, lane: Lane, pending: Pending, outcome: object) -> bool:
         """MAIL was put off: another server may take it now."""
@@ -372,6 +394,13 @@ class Site:
             need.source.open_count -= 1
             while waiting.pending:
                 self._dialer.elsewhere(self, waiting.pending.popleft(), error)
+            return
+        except Exception as error:  # noqa: BLE001 - ours: nobody may wait for ever because of it
+            waiting.connecting -= 1
+            need.source.open_count -= 1
+            self._dialer.say_defect(error)
+            while waiting.pending:
+                waiting.pending.popleft().finish(Retry(reply.OUR_DEFECT, repr(error)))
             return
         except BaseException:
             waiting.connecting -= 1

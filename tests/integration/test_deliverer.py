@@ -635,3 +635,61 @@ def test_who_waits_at_the_end_is_cancelled() -> None:
         await deliverer.close()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+
+
+def test_one_message_after_the_other_takes_one_connection() -> None:
+    hop = NextHop()
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        left = 50
+        ended = asyncio.get_running_loop().create_future()
+
+        def again(outcomes: object = None) -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                deliverer.put(Stored(), to(b"joe@example.org"), hop.dest, again)
+            else:
+                ended.set_result(None)
+
+        again()
+        await ended
+        assert (hop.connections, len(hop.messages)) == (1, 49)
+
+
+@pytest.mark.parametrize("where", ["dial", "targets", "body", "resolver"])
+def test_an_error_of_ours_leaves_nobody_waiting(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hop = NextHop()
+    log = ListLog()
+    deliverer = make(log=log)
+
+    def broken(*_: object, **__: object) -> object:
+        raise KeyError("ours")
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        stored = Stored(in_file=True)
+        dest = hop.dest
+        if where == "body":
+            monkeypatch.setattr("fastsmtp.delivery.lane.DotEncoder", broken)
+        elif where == "resolver":
+            monkeypatch.setattr("fastsmtp.delivery.deliverer.find_hosts", broken)
+            dest = "mx"
+        else:
+            monkeypatch.setattr(f"fastsmtp.delivery.dial.Dialer.{where}", broken)
+        (outcome,) = await deliverer.deliver(stored, to(b"joe@example.org"), route(dest))
+        assert isinstance(outcome, Retry)
+        assert [event for event, _ in log.lines] == ["defect"]
+        monkeypatch.undo()
+        assert shown(await deliverer.deliver(stored, to(b"joe@example.org"), hop.dest)) == "D"
+
+
+def test_a_server_that_talks_without_end_is_given_up() -> None:
+    hop = NextHop(answers={b"": b"220 hop\r\n" * 5_000})
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)) == "R"

@@ -148,7 +148,7 @@ EVENTS: dict[str, Event] = {
     ),
     "observe": Event(
         INFO,
-        "A rule in mode observe would have refused",
+        "A rule in mode observe would have refused, or begun to answer slowly",
         (
             "id",
             "client",
@@ -162,6 +162,7 @@ EVENTS: dict[str, Event] = {
             "from",
             "rcpt",
             "score",
+            "delay_s",
         ),
     ),
     "held_back": Event(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from fastsmtp.config.model import DELAY_MOST_S
 from fastsmtp.fingerprint import Fingerprint
 from fastsmtp.reply import Reply
 
@@ -215,3 +216,15 @@ def reject(reply: Reply, *effects: Effect) -> Decision:
 
 def drop(reply: Reply, *effects: Effect) -> Decision:
     return Decision(Verdict.DROP, reply, effects)
+
+
+def held_back_s(effects: tuple[Effect, ...], *, is_refused: bool) -> float:
+    """For how many seconds a reply is held back; a refusal only by those Delays that say so."""
+    return max(
+        (
+            min(effect.seconds, DELAY_MOST_S)
+            for effect in effects
+            if type(effect) is Delay and (effect.is_for_refused or not is_refused)
+        ),
+        default=0.0,
+    )

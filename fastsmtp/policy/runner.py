@@ -31,6 +31,7 @@ from fastsmtp.policy.decision import (
     PASSED,
     Asked,
     Decision,
+    Delay,
     Effect,
     Fingerprinted,
     Held,
@@ -54,7 +55,7 @@ class Report(Protocol):
         """A stage raised."""
 
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
-        """A stage in observe mode would have refused."""
+        """A stage in observe mode would have refused, or begun to answer slowly."""
 
     def judged(self, name: str, verdict: Verdict) -> None:
         """A stage refused; one whose refusal is held for later, when it was found."""
@@ -318,7 +319,7 @@ class Plan:
             opinion = Decision(verdict, opinion.reply.as_qmail(), opinion.effects, name)
         if stage.is_check:
             if stage.mode == "observe" or self.settings.policy.mode == "observe":
-                if verdict is not Verdict.PASS and self._report is not None:
+                if self._report is not None and (verdict is not Verdict.PASS or _is_first_delay(opinion)):
                     self._report.observed(facts, stage, opinion)
                 tags = tuple(_observed(effect) for effect in opinion.effects if type(effect) in _HARMLESS)
                 return Decision(Verdict.PASS, None, tags) if tags else PASSED
@@ -344,6 +345,12 @@ class Plan:
 
 # What an observed rule may still have: words, names and what is told about lists.
 _HARMLESS = frozenset({Tag, Name, Fingerprinted, Asked, ListFailed})
+
+
+def _is_first_delay(opinion: Decision) -> bool:
+    """A delay that has a word to say besides: a tarpit's first one of a message."""
+    kinds = {type(effect) for effect in opinion.effects}
+    return Delay in kinds and Tag in kinds
 
 
 def _observed(effect: Effect) -> Effect:

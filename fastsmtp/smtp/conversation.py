@@ -40,6 +40,7 @@ from fastsmtp.policy.decision import (
     TakeToken,
     Token,
     Verdict,
+    held_back_s,
 )
 from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.runner import Round
@@ -670,18 +671,6 @@ class Conversation:
         else:
             # In the middle of a body there is no event to answer, and the rest of it must not be read as commands.
             session.close(answer)
-
-
-def held_back_s(effects: tuple[Effect, ...], *, is_refused: bool) -> float:
-    """For how many seconds a reply is held back; a refusal only by those Delays that say so."""
-    return max(
-        (
-            min(effect.seconds, DELAY_MOST_S)
-            for effect in effects
-            if type(effect) is Delay and (effect.is_for_refused or not is_refused)
-        ),
-        default=0.0,
-    )
 
 
 def _unexpected(self: Conversation, event: Event) -> Wait:

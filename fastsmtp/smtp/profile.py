@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fastsmtp._session import Terms
 from fastsmtp.config.environment import apply, relevant
 from fastsmtp.config.settings import Settings
-from fastsmtp.policy.decision import Decision, Verdict
+from fastsmtp.policy.decision import Decision, Verdict, held_back_s
 from fastsmtp.policy.facts import CertificateFacts, Client, Facts, Phase, TlsFacts
 from fastsmtp.policy.relay import asks_certificate
 from fastsmtp.policy.rules import foreign_names, stages_of
@@ -172,6 +172,7 @@ class Profile:
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
         self.meter.verdict(decision.stage or stage.name, decision.verdict, is_observed=True)
         refusal = decision.reply
+        delay_s = held_back_s(decision.effects, is_refused=refusal is not None)
         self.log.line(
             "observe",
             id=facts.session_id,
@@ -186,6 +187,7 @@ class Profile:
             enhanced=None if refusal is None else refusal.enhanced,
             reason=None if refusal is None else refusal.lines[-1],
             name=facts.client.name or None,
+            delay_s=delay_s or None,
         )
 
     def log_defect(self, facts: Facts, error: BaseException, stage: str = "") -> None:

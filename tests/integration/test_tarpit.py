@@ -135,6 +135,8 @@ def test_observed_it_is_told_to_the_next_hop_and_delays_nobody() -> None:
             assert await wire.codes(HELLO + MAIL + RCPT * 3 + b"DATA\r\n" + TEXT, 7) == [250] * 5 + [354, 250]
             ((_, _, prefix, _),) = server.inbox.messages
             assert b"X-Fastsmtp-Policy: score=0 tarpit=2\r\n" in prefix
+            (line,) = server.log.of("observe")
+            assert (line["stage"], line["delay_s"]) == ("tarpit", 5.0)
             await wire.close()
 
     run(main)

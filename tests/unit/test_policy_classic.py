@@ -544,7 +544,8 @@ def test_which_recipients_are_slow(
 
 def test_a_tarpit_that_observes_delays_nothing_and_is_told_once() -> None:
     under = settings(tarpit={"after_recipients": 2, "mode": "observe"})
-    plan = Plan(stages_of(under), under)
+    session = Session(under)
+    plan = session.plan
     known = facts(recipient=b"<b@example.org>")
     told = []
     for _ in range(5):
@@ -553,6 +554,7 @@ def test_a_tarpit_that_observes_delays_nothing_and_is_told_once() -> None:
         told += [(effect.name, effect.value) for effect in decision.effects if isinstance(effect, Tag)]
         known.envelope.recipients.append(Recipient(b"b@example.org", b"example.org"))  # type: ignore[union-attr]
     assert told == [("tarpit", "2")]
+    assert session.observed_stages == ["tarpit"]
 
 
 # --- judged again ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ worker that was taken over, and the master reads it as root.
 So the sum over all sheets never goes back: a reader that saw a move begins again.
 """
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -38,14 +38,14 @@ cdef enum:
     PAGE = 4096
     MOST_SERIES = 2048      # of one process
     TEXT_BYTES = 163_840    # 80 for a key
+    KEY_BYTES = 4_096       # of one key, and less
     MOST_BOUNDS = 24
     TRIES = 64              # of a reader that meets a move
 
 cdef struct Series:
     int64_t value
     uint32_t at             # of its key in the text
-    uint16_t size
-    uint16_t unused
+    uint32_t size
 
 cdef struct Head:
     uint32_t count
@@ -126,8 +126,8 @@ cdef class Board:
             count = MOST_SERIES
         for number in range(count):
             at = m_load32(&series[number].at)
-            size = series[number].size
-            if at > TEXT_BYTES or size > TEXT_BYTES - at or size == 0:
+            size = m_load32(&series[number].size)
+            if at > TEXT_BYTES or size > TEXT_BYTES - at or not 0 < size < KEY_BYTES:
                 continue
             key = PyBytes_FromStringAndSize(text + at, size)
             sums[key] = sums.get(key, 0) + m_load(&series[number].value)
@@ -177,7 +177,7 @@ cdef class Sheet:
         if key is None:
             raise TypeError("a key is bytes")
         size = PyBytes_GET_SIZE(key)
-        if not 0 < size < 4096:
+        if not 0 < size < KEY_BYTES:
             raise ValueError("a key of this size")
         if count >= MOST_SERIES or at > TEXT_BYTES or size > TEXT_BYTES - at:
             # It counts, but nobody sees it.
@@ -187,7 +187,7 @@ cdef class Sheet:
         memcpy(self.text + at, PyBytes_AS_STRING(key), size)
         self.series[count].value = 0
         self.series[count].at = at
-        self.series[count].size = <uint16_t>size
+        self.series[count].size = <uint32_t>size
         self.head.text = at + <uint32_t>size
         m_store32(&self.head.count, count + 1)
         cell.value = &self.series[count].value

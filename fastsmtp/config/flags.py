@@ -64,6 +64,8 @@ def overlay(tree: Tree, flags: Flags, directory: str) -> None:
         tree.set(("deliver", "default"), dest, "--deliver")
         for index in range(tree.length("accept")):
             tree.set(("accept", index, "deliver"), dest, "--deliver")
+        if tree.length("route"):
+            tree.set(("route",), [], "--deliver")
     if flags.no_queue:
         tree.set(("deliver", "queue"), False, "--no-queue")
         for index in range(tree.length("accept")):

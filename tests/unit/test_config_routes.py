@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import random
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from fastsmtp import reply
 from fastsmtp._parser import parse_path
 from fastsmtp.address import Address
 from fastsmtp.config.dest import Dest
+from fastsmtp.config.flags import Flags
 from fastsmtp.config.load import load
 from fastsmtp.config.routes import Route, RouteTable, Routing, Rule, domain_keys, sender_keys
 from fastsmtp.config.settings import Settings
@@ -209,6 +212,28 @@ def test_a_rule_that_hides_those_behind_it_is_named() -> None:
     values = {**CONFIG, "accept": [], "route": [{"deliver": "mx"}, {"sender": "@a.example", "deliver": "mx"}]}
     warnings = load(values=values, host=FakeHost()).warnings
     assert any("fits all mail" in warning for warning in warnings)
+
+
+def test_deliver_is_where_everything_goes() -> None:
+    text = '[[listen]]\nname = "mx"\n[[route]]\nsender = "@a.example"\ndeliver = "mx"\n'
+    loaded = load(Flags(config="/f.toml", deliver="discard"), host=FakeHost({"/f.toml": text}))
+    assert loaded.settings[0].routing.find(b"x@a.example", b"b.example", "mx").deliver == "discard"
+
+
+def test_the_example_of_the_documents_is_one() -> None:
+    page = (pathlib.Path(__file__).parent.parent.parent / "docs/routes.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    listen = '[[listen]]\nname = "submission"\naddress = "127.0.0.1:587"\n'
+    settings = load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": example + listen})).settings[0]
+    for sender, domain, deliver, tls, sources in (
+        (b"a@x.example", b"bank.example", "mx", "verified", []),
+        (b"a@x.news.example.org", b"x.example", "mx", "opportunistic", ["bulk"]),
+        (b"a@x.example", b"a.branch.example.org", "smtp://10.1.0.25", "off", []),
+        (b"a@x.example", b"x.example", "mx", "opportunistic", []),
+    ):
+        route = settings.routing.find(sender, domain, "listen9")
+        assert (route.deliver, route.tls, [one.name for one, _ in route.sources]) == (deliver, tls, sources)
+    assert len(settings.routing.find(b"a@x.example", b"x.example", "submission").sources) == 2
 
 
 def test_routing_of_an_own_place_is_made_once() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fastsmtp.certificate import key_concern
+from fastsmtp.certificate import key_concern, unreadable
 from fastsmtp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ _DAY_S: Final = 86_400
 # As for our own certificates: who renews in time has done it by then.
 SOON_S: Final = 14 * _DAY_S
 
+# What is looked at later, so it is looked at once where a fault has a place.
+_PARTS: Final = {
+    CERTIFICATE: ("subject", "issuer", "not_valid_after_utc", "extensions"),
+    REVOCATIONS: ("issuer", "next_update_utc", "extensions"),
+}
 # RFC 7468 section 2, in the lax way of section 3: what stands between the blocks is a comment.
 _BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----.*?-----END \1-----", re.DOTALL)
 
@@ -103,11 +108,11 @@ def _parse(
         is_empty = False
         try:
             one = load(block)
-            # Both are parsed when they are asked for.
-            for _ in one.extensions:
-                pass
+            for part in _PARTS[label]:
+                # Each is parsed when it is asked for.
+                getattr(one, part)
             parsed.append((one, line))
-        except ValueError as error:
+        except unreadable() as error:
             # Without cryptography's hint to its own documents.
             reason = str(error).partition(". See ")[0]
             faults.append(f"{origin}:{line}: the {what} can't be read: {reason}")

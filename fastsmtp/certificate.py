@@ -145,13 +145,27 @@ def key_concern(certificate: bytes) -> str:
 
     try:
         bits = short_key_bits(x509.load_pem_x509_certificate(certificate))
-    except ValueError:
+    except unreadable():
         return ""
     return f"has an RSA key of {bits} bits, less than {RSA_BITS}" if bits else ""
 
 
+def unreadable() -> tuple[type[Exception], ...]:
+    """What cryptography raises for a certificate or revocation list that it can't read, now or when it is looked at."""
+    from cryptography import x509
+
+    # TypeError: an attribute of a name that is of no kind it knows.
+    return (
+        ValueError,
+        TypeError,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    )
+
+
 def short_key_bits(certificate: x509.Certificate) -> int:
-    """The length of an RSA key that is shorter than RSA_BITS; 0 for any other.  ValueError for a broken one."""
+    """The length of an RSA key that is shorter than RSA_BITS; 0 for any other.  Raises one of unreadable()."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import rsa
 

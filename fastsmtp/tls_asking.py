@@ -32,7 +32,7 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 
 from fastsmtp.authorities import Authorities, parse_authorities
-from fastsmtp.certificate import short_key_bits
+from fastsmtp.certificate import short_key_bits, unreadable
 from fastsmtp.errors import ConfigError
 from fastsmtp.tls import Certificate, Credentials, Names
 
@@ -111,6 +111,7 @@ class AskingContext:
     ) -> None:
         """default, names: as ServerTls; ciphers: names that OpenSSL knows.  Raises ConfigError with every fault."""
         self._ca, self._crl = parse_authorities(authorities)
+        self._origin = " and ".join(filter(None, (authorities.ca_origin, authorities.crl_origin)))
         subjects = {one.subject for one in self._ca}
         # An authority that is trusted though its own is not known: nobody could revoke it.
         self._unrevokable = {
@@ -149,11 +150,14 @@ class AskingContext:
         store = context.get_cert_store()
         if store is None:
             raise RuntimeError("OpenSSL made a context without a store")
-        for certificate in self._ca:
-            store.add_cert(crypto.X509.from_cryptography(certificate))
-            context.add_client_ca(certificate)
-        for revocations in self._crl:
-            store.add_crl(revocations)
+        try:
+            for certificate in self._ca:
+                store.add_cert(crypto.X509.from_cryptography(certificate))
+                context.add_client_ca(certificate)
+            for revocations in self._crl:
+                store.add_crl(revocations)
+        except (crypto.Error, SSL.Error, ValueError) as error:
+            raise ConfigError(f"{self._origin}: OpenSSL can't use it: {error}") from None
         flags = crypto.X509StoreFlags.PARTIAL_CHAIN
         if self._crl:
             flags |= crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL
@@ -305,7 +309,7 @@ def judge(der: bytes, error: int) -> Certificate:
         if short_key_bits(certificate):
             return Certificate(_REASONS[_TOO_SHORT], fingerprint, ())
         names = _names(certificate)
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except unreadable():
         # OpenSSL is more lenient.
         return Certificate(MALFORMED, fingerprint, ())
     if any("\0" in text for _, text in names):

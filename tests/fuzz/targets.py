@@ -9,20 +9,31 @@ reference says; what is kept of unread input is bounded.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from fastsmtp import _dnscodec, _parser, _record, _session
 from fastsmtp import reply as replies
 from fastsmtp._body import HeaderScanner
 from fastsmtp._signatures import Signatures, SignatureScanner
-from fastsmtp.errors import ProtocolError
+from fastsmtp.authorities import (
+    CERTIFICATE,
+    REVOCATIONS,
+    Authorities,
+    blocks,
+    concerns,
+    parse_authorities,
+)
+from fastsmtp.errors import ConfigError, ProtocolError
 from fastsmtp.queue.fileheader import FileHeader, Purpose
 from fastsmtp.queue.recovery import recover
 from fastsmtp.queue.store import Store
+from fastsmtp.tls_asking import ADDRESSES, judge
 from tests.fakes.files import Files, Tree
 from tests.reference import data as reference_data
 from tests.reference import journal as reference_journal
@@ -312,6 +323,31 @@ def segment(data: bytes) -> None:
         assert offset > last or any(f.offset <= offset < f.offset + f.size_bytes for f in recovery.faults)
 
 
+def certificate(data: bytes) -> None:
+    """A client's certificate, with OpenSSL's verdict in the first octet; and all of it as client_ca and client_crl."""
+    error, der = (data[0], data[1:]) if data else (0, b"")
+    found = judge(der, error)
+    assert found.fingerprint == f"sha256:{hashlib.sha256(der).hexdigest()}"
+    assert not (error and not found.reason)
+    assert not found.reason or not found.addresses
+    assert len(found.addresses) <= ADDRESSES
+    for address in found.addresses:
+        assert address == address.lower()
+        assert address.isascii()
+        assert b"\0" not in address
+        assert address in der.lower()
+    with suppress(ConfigError):
+        authorities = Authorities(data, data, "ca.pem", "crl.pem")
+        ca, crl = parse_authorities(authorities)
+        concerns(authorities, 1_800_000_000.0)
+        for label, parsed in ((CERTIFICATE, ca), (REVOCATIONS, crl)):
+            places = list(blocks(data, label))
+            assert len(places) == len(parsed)
+            for block, line in places:
+                assert block in data
+                assert 1 <= line <= data.count(b"\n") + 1
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "body": body,
     "parser": parser,
@@ -321,4 +357,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "nexthop": nexthop,
     "dns": dns,
     "segment": segment,
+    "certificate": certificate,
 }

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from fastsmtp.address import Networks
-from fastsmtp.config.cdb import is_cdb
+from fastsmtp.config.cdb import Cdb, is_cdb
 from fastsmtp.config.dest import is_next_hop, parse_dest
 from fastsmtp.config.environment import apply
 from fastsmtp.config.forms import check_network
@@ -81,16 +81,22 @@ class AcceptTable:
     asks   some Accept asks its next hop
     """
 
-    __slots__ = ("_exact", "_suffixes", "asks", "everything")
+    __slots__ = ("_cdbs", "_exact", "_suffixes", "asks", "everything")
 
     def __init__(
-        self, rules: Iterable[tuple[Iterable[str], Accept]] = (), *, everything: Accept | None = None
+        self,
+        rules: Iterable[tuple[Iterable[str], Accept]] = (),
+        *,
+        everything: Accept | None = None,
+        cdbs: Iterable[tuple[Cdb, Accept]] = (),
     ) -> None:
         """rules: (domains, accept) in the configuration's order, the first to name a domain wins.
 
         Domains are lower-case A-labels; ".example.org" is every sub-domain.  everything is for the
-        trial, which accepts any domain.
+        trial, which accepts any domain.  cdbs have domains as keys (qmail's morercpthosts.cdb); they are asked
+        key by key, so that `fastsmtp smtpd` need not read a hundred thousand names for one recipient.
         """
+        self._cdbs = tuple(cdbs)
         self._exact: dict[bytes, Accept] = {}
         self._suffixes: dict[bytes, Accept] = {}
         self.everything = everything
@@ -106,6 +112,8 @@ class AcceptTable:
         accept = self._exact.get(domain)
         if accept is not None:
             return accept
+        if self._cdbs:
+            return self._find_in_all(domain)
         if self._suffixes:
             at = domain.find(b".")
             while at != -1:
@@ -113,6 +121,25 @@ class AcceptTable:
                 if accept is not None:
                     return accept
                 at = domain.find(b".", at + 1)
+        return self.everything
+
+    def _find_in_all(self, domain: bytes) -> Accept | None:
+        """The same with cdbs.  ValueError when one is damaged: nobody can say then whose the domain is."""
+        if not domain.isascii():
+            try:
+                domain = parse_domain_name(domain.decode()).encode()
+            except ValueError:
+                return self.everything
+        at = 0
+        while at != -1:
+            part = domain[at:]
+            accept = self._suffixes.get(part) if at else None
+            if accept is not None:
+                return accept
+            for cdb, found in self._cdbs:
+                if cdb.get(part) is not None:
+                    return found
+            at = domain.find(b".", at + 1)
         return self.everything
 
 
@@ -366,6 +393,7 @@ class _Compiler:
 
     def accept_table(self, config: Config) -> AcceptTable:
         rules = []
+        cdbs = []
         everything = None
         for rule in config.accept:
             is_queued = config.deliver.queue if rule.queue is None else rule.queue
@@ -378,8 +406,15 @@ class _Compiler:
             )
             if ANY_DOMAIN in rule.domain:
                 everything = everything or accept
-            rules.append((self.domains(rule.domain), accept))
-        return AcceptTable(rules, everything=everything)
+            texts = [text for text in rule.domain if not (text.startswith("/") and is_cdb(self.files[text]))]
+            rules.append((self.domains(tuple(texts)), accept))
+            for path in rule.domain:
+                if path not in texts:
+                    try:
+                        cdbs.append((Cdb(self.files[path]), accept))
+                    except ValueError as error:
+                        self.faults.append(f"{path}: {error}")
+        return AcceptTable(rules, everything=everything, cdbs=cdbs)
 
     def route_table(self, config: Config) -> RouteTable:
         sources = compile_sources(config)

@@ -359,6 +359,11 @@ EVENTS: dict[str, Event] = {
         "A message could not be handed over or stored",
         ("id", "client", "listener", "code", "enhanced", "reason", "deliver", "what"),
     ),
+    "delegation_failed": Event(
+        WARNING,
+        "A request of Postfix's policy delegation was none, or could not be answered; the connection was closed",
+        ("client", "reason"),
+    ),
     "overload": Event(
         WARNING,
         "New clients get 421, or the listener pauses: connections, memory or open files are used up",

@@ -77,7 +77,7 @@ RANKS = {
     5: ["_record", "_journalcalls", "_journal", "_glance", "queue"],
     6: ["delivery"],
     7: ["sink", "queue_sink"],
-    8: ["smtp", "pop3"],
+    8: ["smtp", "delegation", "pop3"],
     9: ["supervisor", "admin", "server"],
     10: ["cli", "compat"],
     11: ["", "__main__"],  # the package itself: its API, gathered from all of them

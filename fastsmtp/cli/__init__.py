@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "cert": "make a key and a certificate",
     "smtpd": "one SMTP session on standard input and output, in qmail-smtpd's place",
     "remote": "one message to one host, in qmail-remote's place",
+    "policy": "the checks for Postfix, by its policy delegation protocol",
     "preline": "qmail's preline: a message with its From, Return-Path and Delivered-To lines",
     "pop3d": "one POP3 session over a Maildir, in qmail-pop3d's place",
     "popup": "name and password of a POP3 client, in qmail-popup's place",

@@ -166,6 +166,10 @@ class Service:
         for listener in self._listeners:
             listener.profile = self._profiles[listener.at]
 
+    def profile(self, at: int) -> Profile:
+        """Of listener `at`, as it is now."""
+        return self._profiles[at]
+
     def banner(self, profile: Profile) -> reply.Reply:
         name = profile.settings.greeting or profile.settings.hostname
         banner = self._banners.get(name)

@@ -29,6 +29,7 @@ from fastsmtp.authorities import (
     concerns,
     parse_authorities,
 )
+from fastsmtp.delegation import request
 from fastsmtp.errors import ConfigError, ProtocolError
 from fastsmtp.queue.fileheader import FileHeader, Purpose
 from fastsmtp.queue.recovery import recover
@@ -348,6 +349,47 @@ def certificate(data: bytes) -> None:
                 assert 1 <= line <= data.count(b"\n") + 1
 
 
+def delegation(data: bytes) -> None:
+    """Requests of Postfix's policy delegation: the parser against a few lines that read the whole at once."""
+    expected: list[dict[str, str]] = []
+    is_broken = False
+    text = data
+    while not is_broken:
+        head, end, text = text.partition(b"\n\n")
+        if head.startswith(b"\n"):
+            is_broken = True
+            break
+        lines = head.split(b"\n")
+        if not end:
+            # What has no end yet is only wrong where a whole line of it is.
+            lines = lines[:-1]
+        names = [line.partition(b"=")[0] for line in lines]
+        is_broken = (
+            any(b"=" not in line or b"\0" in line or line.startswith(b"=") for line in lines)
+            or len(set(names)) < len(names)
+            or len(lines) > request.ATTRIBUTES
+            or len(head) + len(end) > request.REQUEST_BYTES
+        )
+        pairs = [line.decode("utf-8", "surrogateescape").partition("=") for line in lines]
+        found = {name: value for name, _, value in pairs}
+        if not end or is_broken:
+            break
+        is_broken = found.get("request") != request.KIND
+        if not is_broken:
+            expected.append(found)
+    for cuts in cuts_of(data):
+        parser = request.RequestParser()
+        was_broken = False
+        for cut in cuts:
+            try:
+                parser.feed(cut)
+            except request.Broken:
+                was_broken = True
+                break
+        assert parser.take() == expected, (data, cuts)
+        assert was_broken == is_broken, (data, cuts, was_broken, is_broken)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "body": body,
     "parser": parser,
@@ -358,4 +400,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "dns": dns,
     "segment": segment,
     "certificate": certificate,
+    "delegation": delegation,
 }

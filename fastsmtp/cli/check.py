@@ -22,7 +22,7 @@ def run(arguments: Sequence[str]) -> int:
         "check", "Say all that is wrong with the configuration. Offline; exit status 1 on any fault."
     )
     parser.add_argument(
-        "--live", action="store_true", help="ask the DNS lists, look at sources and next hops, too"
+        "--live", action="store_true", help="ask the DNS lists and p0f, look at sources and next hops, too"
     )
     flags, given = parse_flags(parser, arguments)
     try:

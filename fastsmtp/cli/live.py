@@ -54,6 +54,43 @@ async def lists(loaded: Loaded, resolver: Asker) -> bool:
     return not any(faults)
 
 
+async def systems(loaded: Loaded, resolver: Asker) -> bool:
+    """Every p0f, about a host that it can't know; one that doesn't answer as p0f does is a fault."""
+    import asyncio
+
+    from fastsmtp.address import Address
+    from fastsmtp.fingerprint import ANSWER_BYTES, decode_answer, encode_query
+
+    async def ask(path: str) -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        try:
+            writer.write(encode_query(Address("::")))
+            decode_answer(await reader.readexactly(ANSWER_BYTES))
+        finally:
+            writer.close()
+
+    rules = {
+        one.policy.p0f.socket: one.policy.p0f.timeout_s for one in loaded.settings if one.policy.p0f.socket
+    }
+    is_well = True
+    for path, timeout_s in rules.items():
+        try:
+            await asyncio.wait_for(ask(path), timeout_s)
+        except TimeoutError:
+            fault = "no answer in time"
+        except EOFError:
+            fault = "closed without an answer"
+        except OSError as error:
+            fault = error.strerror or str(error)
+        except ValueError as error:
+            fault = str(error)
+        else:
+            fault = ""
+        is_well = is_well and not fault
+        print(f"{path}: {fault}: nothing would be known of clients' systems" if fault else f"{path}: works")
+    return is_well
+
+
 async def sources(loaded: Loaded, resolver: Asker) -> bool:
     """Every [[source]]: bindable, with a reverse name that leads back, and the name that it says."""
     from fastsmtp.config.settings import compile_sources
@@ -91,6 +128,7 @@ async def next_hops(loaded: Loaded, resolver: Asker) -> bool:
 
 CHECKS: tuple[tuple[str, Look], ...] = (
     ("DNS lists", lists),
+    ("p0f", systems),
     ("sources", sources),
     ("next hops", next_hops),
 )

@@ -6,6 +6,7 @@ Faults stop a start or a reload; warnings are said and lived with.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from fastsmtp.config.ciphers import choose
 from fastsmtp.config.denymail import NOBOUNCE, SPAM
@@ -19,6 +20,9 @@ from fastsmtp.config.settings import AcceptTable
 from fastsmtp.config.toml import NO_CERTIFICATE, Built, fault_line
 from fastsmtp.config.tree import Tree
 from fastsmtp.records import dataclass
+
+# p0f 3's default of -S.
+_P0F_CLIENTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ def check(
     checker.signatures()
     checker.senders()
     checker.tarpit()
+    checker.p0f()
     checker.log()
     checker.metrics()
     if table is not None:
@@ -462,6 +467,22 @@ class _Checker:
                     (*place, "require_tls", 0),
                     f"{', '.join(is_clear)} offers no TLS, so mail of these senders can't come in there",
                 )
+
+    def p0f(self) -> None:
+        for place, policy, _ in self.policies():
+            key = (*place, "p0f")
+            rule = policy.p0f
+            if not rule.socket and (rule.match or rule.header):
+                what = "match" if rule.match else "header"
+                if self.is_sound(*key) and (rule.match or self.is_given(*key, "header")):
+                    self.warn((*key, what), "there is no socket, so p0f is not asked")
+            if rule.socket and self.config.workers > _P0F_CLIENTS:
+                self.warn(
+                    (*key, "socket"),
+                    f"p0f takes {_P0F_CLIENTS} clients unless started with -S, and there are more workers",
+                )
+            if rule.timeout_s > self.config.dns.timeout_s and self.is_given(*key, "timeout_s"):
+                self.warn((*key, "timeout_s"), "all questions of a phase end with dns.timeout_s")
 
     def tarpit(self) -> None:
         """A message that is slower than it may take can never be delivered."""

@@ -493,6 +493,7 @@ class Conversation:
 
     def _pause(self, delay_s: float, then: Callable[[], None]) -> Pause:
         """Hold the reply back; the log tells of the first one of a message."""
+        self._profile.meter.held_back.inc()
         if not self._is_slow:
             self._is_slow = self.has_logged = True
             facts = self.facts

@@ -53,6 +53,9 @@ VERDICTS = Counter(
     "verdict",
     "mode",
 )
+HELD_BACK = Counter(
+    "fastsmtp_replies_held_back_total", "Replies that a tarpit or a rule of one's own held back", "listener"
+)
 VIOLATIONS = Counter(
     "fastsmtp_violations_total", "Breaches of the protocol, by their word in the log", "listener", "violation"
 )
@@ -79,8 +82,8 @@ class ListenerMeter:
     """One listener's cells; see the declarations."""
 
     __slots__ = (
-        "_name", "_sheet", "_verdicts", "accepted", "bytes", "connections", "deferred", "open", "rcpt_deferred",
-        "rcpt_refused", "recipients", "refused", "seconds", "sessions",
+        "_name", "_sheet", "_verdicts", "accepted", "bytes", "connections", "deferred", "held_back", "open",
+        "rcpt_deferred", "rcpt_refused", "recipients", "refused", "seconds", "sessions",
     )  # fmt: skip
 
     def __init__(self, sheet: Sheet, listener: str) -> None:
@@ -97,6 +100,7 @@ class ListenerMeter:
         self.seconds = MESSAGE_SECONDS.of(sheet, listener)
         self.recipients = MESSAGE_RECIPIENTS.of(sheet, listener)
         self.rcpt_refused = RECIPIENTS.of(sheet, listener, "refused")
+        self.held_back = HELD_BACK.of(sheet, listener)
         self.rcpt_deferred = RECIPIENTS.of(sheet, listener, "deferred")
 
     def verdict(self, stage: str, verdict: int, *, is_observed: bool) -> None:

@@ -170,7 +170,8 @@ class Profile:
         self.meter.verdict(name, verdict, is_observed=False)
 
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
-        self.meter.verdict(decision.stage or stage.name, decision.verdict, is_observed=True)
+        if decision.verdict is not Verdict.PASS:
+            self.meter.verdict(decision.stage or stage.name, decision.verdict, is_observed=True)
         refusal = decision.reply
         delay_s = held_back_s(decision.effects, is_refused=refusal is not None)
         self.log.line(

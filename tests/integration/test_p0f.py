@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from fastsmtp.address import Address
+from fastsmtp.cli import check
 from fastsmtp.fingerprint import Fingerprint, P0fQuestion
 from fastsmtp.log import ListLog
 from fastsmtp.p0f import PAUSE_MOST_S, PAUSE_S, NotKnown, P0f
@@ -387,3 +388,52 @@ def test_smtpd_asks_it_too(tmp_path: pathlib.Path) -> None:
     (taken,) = queue.queued()
     assert b"X-P0F-OS: Windows XP\nX-P0F-Link: DSL\n" in taken.message
     assert b"Mars" not in taken.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "status"),
+    [
+        (UNKNOWN, "works", 0),
+        (b"x" * 232, "no answer of p0f", 1),
+        (b"", "closed without an answer", 1),
+        (None, "no answer in time", 1),
+    ],
+)
+def test_check_live_asks_it(
+    answer: bytes | None, said: str, status: int, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "f.toml"
+    config.write_text(
+        f'hostname = "mx.example.org"\nuser = "nobody"\n[deliver]\ndefault = "discard"\n'
+        f'[policy.p0f]\nsocket = "{tmp_path}/sock"\ntimeout_s = {0.2 if answer is None else 10}\n'
+    )
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "sock"))
+        listening.listen()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                assert len(connection.recv(100)) == 21
+                if answer:
+                    connection.sendall(answer)
+                if answer != b"":
+                    connection.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert check.run(["--live", "--config", str(config)]) == status
+        thread.join(PATIENCE_S)
+    assert f"{tmp_path}/sock: {said}" in capsys.readouterr().out
+
+
+def test_check_live_names_a_socket_that_is_not_there(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "f.toml"
+    config.write_text(
+        f'hostname = "mx.example.org"\nuser = "nobody"\n[deliver]\ndefault = "discard"\n'
+        f'[policy.p0f]\nsocket = "{tmp_path}/sock"\n'
+    )
+    assert check.run(["--live", "--config", str(config)]) == 1
+    assert f"{tmp_path}/sock: No such file or directory: nothing would be known" in capsys.readouterr().out

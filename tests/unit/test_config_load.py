@@ -358,6 +358,13 @@ WARNINGS = [
     (TAKING + "[[listen]]\ntls = 'off'\n[[policy.require_tls]]\nsender = '@bank.example'", {}, [
         "F:6: policy.require_tls: listen1 offers no TLS, so mail of these senders can't come in there"
     ]),
+    (TAKING + CERTIFIED + "[policy.p0f]\nheader = true\n[[policy.p0f.match]]\nos = '*'", {}, [
+        "F:9: policy.p0f.match: there is no socket, so p0f is not asked"
+    ]),
+    ("workers = 30\n" + TAKING + CERTIFIED + "[policy.p0f]\nsocket = '/run/p0f'\ntimeout_s = 9", {}, [
+        "F:9: policy.p0f.socket: p0f takes 20 clients unless started with -S, and there are more workers",
+        "F:10: policy.p0f.timeout_s: all questions of a phase end with dns.timeout_s",
+    ]),
     ("[relay]\nnetworks = '192.0.2.0/24'\n" + TAKING + CERTIFIED, {}, [
         "F:2: relay.networks: may send anywhere, but deliver.default is refuse"
     ]),

@@ -126,9 +126,33 @@ async def next_hops(loaded: Loaded, resolver: Asker) -> bool:
     return not any(finding.fault for finding in findings)
 
 
+async def recipients(loaded: Loaded, resolver: Asker) -> bool:
+    """Every next hop that is asked about recipients: one that takes a name which nobody has can't be asked."""
+    import secrets
+    import time
+
+    from fastsmtp.delivery.callout import make_callouts
+    from fastsmtp.delivery.preflight import ask_for_nobody
+    from fastsmtp.policy.callout import asked_of
+
+    settings = loaded.settings[0]
+    names = [name for accept in loaded.config.accept for name in accept.domain]
+    addresses = [f"{secrets.token_hex(8)}@{name}".encode() for name in names if name[0] not in "/.*"]
+    questions = [question for address in addresses if (question := asked_of(address, settings)) is not None]
+    callouts = make_callouts(loaded.config.hostname, now=time.monotonic)
+    try:
+        findings = await ask_for_nobody(questions, callouts)
+    finally:
+        await callouts.close()
+    for finding in findings:
+        print(finding)
+    return not any(finding.fault for finding in findings)
+
+
 CHECKS: tuple[tuple[str, Look], ...] = (
     ("DNS lists", lists),
     ("p0f", systems),
     ("sources", sources),
     ("next hops", next_hops),
+    ("recipients", recipients),
 )

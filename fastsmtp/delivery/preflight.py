@@ -11,16 +11,21 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastsmtp import errors
 from fastsmtp._dns import Question, Status
 from fastsmtp.address import Address
 from fastsmtp.config.routes import Route, Source
+from fastsmtp.delivery.callout import Callouts
 from fastsmtp.delivery.deliverer import KINDS, Deliverer
 from fastsmtp.delivery.source import fault_of_binding
+from fastsmtp.policy.callout import Callout, Heard
 from fastsmtp.policy.questions import reverse_name
 from fastsmtp.resolver import AAAA, PTR, A, Answer, Asker
+
+# For one answer, with connecting, in seconds.
+ASK_S = 30.0
 
 
 class Finding(NamedTuple):
@@ -109,3 +114,33 @@ async def look_at_next_hops(routes: Sequence[Route], deliverer: Deliverer) -> li
             safe = f" over {hop.tls}{', verified' if hop.is_verified else ''}" if hop.tls else ""
             findings.append(Finding(what, fault, f"answers{safe}"))
     return findings
+
+
+async def ask_for_nobody(questions: Sequence[Callout], callouts: Callouts) -> list[Finding]:
+    """Each next hop that is asked about recipients, with an address that nobody has.
+
+    One that takes it takes everything, and bounces later: then recipients must come from elsewhere.
+    """
+    loop = asyncio.get_running_loop()
+    hops = {question.deliver: question for question in questions}
+    futures: list[asyncio.Future[tuple[Any, ...]]] = []
+    for question in hops.values():
+        future: asyncio.Future[tuple[Any, ...]] = loop.create_future()
+        futures.append(future)
+        callouts.put((question,), loop.time() + ASK_S, future.set_result)
+    return [
+        _nobody(deliver, answer)
+        for deliver, (answer,) in zip(hops, await asyncio.gather(*futures), strict=True)
+    ]
+
+
+def _nobody(deliver: str, answer: Any) -> Finding:
+    what = f"recipients of {deliver}"
+    if type(answer) is not Heard:
+        return Finding(what, f"can't be asked about: {answer.reason}; mail for them waits with their senders")
+    if answer.refusal is None:
+        return Finding(what, "any is taken, a random name too: mail for nobody would come back as a bounce")
+    if answer.refusal.is_temporary:
+        said = f"{answer.refusal.code} {answer.refusal.lines[-1]}"
+        return Finding(what, f"a random name gets {said}: mail for nobody would wait for ever")
+    return Finding(what, "", "known: a random name is refused")

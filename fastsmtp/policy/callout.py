@@ -53,6 +53,16 @@ def ask_next_hop(facts: Facts, settings: Settings) -> Asking | None:
     return _asking(Callout(deliver, path.address if path.domain else settings.postmaster))
 
 
+def asked_of(address: bytes, settings: Settings) -> Callout | None:
+    """The question about an address, for whoever wants to try what the answer is; senders of routes don't count."""
+    domain = address.rpartition(b"@")[2]
+    accept = settings.accept.find(domain)
+    if accept is None or not accept.asks:
+        return None
+    deliver = accept.deliver or settings.routing.routes.find(b"", domain, settings.listen.name).deliver
+    return Callout(deliver, address) if is_next_hop(deliver) else None
+
+
 def _asking(question: Callout) -> Asking:
     (answer,) = yield (question,)
     if type(answer) is not Heard:

@@ -11,6 +11,7 @@ import pytest
 from fastsmtp import Server
 from fastsmtp.delivery.callout import Callouts, Memory
 from fastsmtp.delivery.pool import Limits, Pool
+from fastsmtp.delivery.preflight import ask_for_nobody
 from fastsmtp.policy.callout import Callout, Heard
 from fastsmtp.policy.stage import Failed
 from tests.nexthop import DROP, SILENCE, NextHop
@@ -245,3 +246,21 @@ def test_the_client_hears_the_next_hop_s_no_at_rcpt() -> None:
             assert b"RCPT TO:<joe@c.example>" not in hop.lines
 
     asyncio.run(whole())
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (b"550 5.1.1 Nobody", ""),
+        (b"250 Ok", "any is taken, a random name too: mail for nobody would come back as a bounce"),
+        (b"450 4.2.0 Greylisted", "a random name gets 450 Greylisted: mail for nobody would wait for ever"),
+        (DROP, "can't be asked about: the connection was lost; mail for them waits with their senders"),
+    ],
+)
+def test_a_next_hop_that_takes_everything_is_found_out(answer: Any, fault: str) -> None:
+    async def scenario(case: Case) -> None:
+        question = Callout(case.hop.dest, b"0123456789@a.example")
+        (finding,) = await ask_for_nobody([question, question], case.callouts)
+        assert finding.fault == fault
+
+    run(scenario, answers={b"RCPT": answer})

@@ -11,8 +11,8 @@ from fastsmtp import reply
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Grant, defer, passed, reject
 from fastsmtp.policy.facts import Facts
-from fastsmtp.policy.listing import UNLISTED, Listings, questions
-from fastsmtp.policy.questions import TXT, Question, is_unlisted, reverse_labels, text_of
+from fastsmtp.policy.listing import UNLISTED, Listings, ask_reason, questions, usable
+from fastsmtp.policy.questions import is_unlisted, reverse_labels
 from fastsmtp.policy.stage import Asking
 
 
@@ -24,11 +24,9 @@ def ask_lists(facts: Facts, settings: Settings) -> Asking:
     ends all checks of the session, but for a client that the operator himself denies.
     """
     labels = reverse_labels(facts.client.address)
-    zones = settings.lists
-    if facts.bad_lists:
-        zones = tuple(zone for zone in zones if zone.name not in facts.bad_lists)
-        if not zones:
-            return None
+    zones = usable(settings.lists, facts)
+    if not zones:
+        return None
     answers = yield questions(labels, zones)
     if is_unlisted(answers):
         return UNLISTED[""]
@@ -39,9 +37,6 @@ def ask_lists(facts: Facts, settings: Settings) -> Asking:
     zone = said.rejects or said.defers
     if zone is None:
         return passed(*said.effects)
-    reason = ""
-    if zone.has_reason:
-        (texts,) = yield (Question(b"%b.%b" % (labels, zone.name), TXT),)
-        reason = text_of(texts)
+    reason = yield from ask_reason(labels, zone)
     refusal = reply.client_listed(client.address.literal, zone.text, reason)
     return reject(refusal, *said.effects) if said.rejects else defer(refusal.softened(), *said.effects)

@@ -7,11 +7,13 @@ Rank 4: pure.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 from fastsmtp.config.zones import Zone, oddity
 from fastsmtp.policy.decision import Asked, Decision, Effect, ListFailed, Tag, passed
-from fastsmtp.policy.questions import A, Question, is_failed
+from fastsmtp.policy.facts import Facts
+from fastsmtp.policy.questions import TXT, A, Question, is_failed, text_of
 
 _ASKED = {what: Asked(what) for what in ("", "mail", "helo", "ptr")}
 
@@ -19,10 +21,24 @@ UNLISTED: dict[str, Decision] = {what: passed(effect) for what, effect in _ASKED
 """What nearly every question to lists ends with: all have answered, and none has a record."""
 
 
+def usable(zones: tuple[Zone, ...], facts: Facts) -> tuple[Zone, ...]:
+    """Those that are not in quarantine."""
+    bad = facts.bad_lists
+    return tuple(zone for zone in zones if zone.name not in bad) if bad else zones
+
+
 def questions(labels: bytes, zones: tuple[Zone, ...]) -> tuple[Question, ...]:
     """Each zone about these labels, a reversed address or a domain."""
     before = labels + b"."
     return tuple([Question(before + zone.name, A) for zone in zones])
+
+
+def ask_reason(labels: bytes, zone: Zone) -> Generator[tuple[Question, ...], tuple[Any, ...], str]:
+    """What the list says of the labels in words, where the reply shall have it; else ""."""
+    if not zone.has_reason:
+        return ""
+    (texts,) = yield (Question(labels + b"." + zone.name, TXT),)
+    return text_of(texts)
 
 
 class Listings:

@@ -14,8 +14,8 @@ from fastsmtp import reply
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import defer, passed, reject
 from fastsmtp.policy.facts import Facts
-from fastsmtp.policy.listing import UNLISTED, Listings, questions
-from fastsmtp.policy.questions import TXT, Question, is_unlisted, text_of
+from fastsmtp.policy.listing import UNLISTED, Listings, ask_reason, questions, usable
+from fastsmtp.policy.questions import is_unlisted
 from fastsmtp.policy.reverse_dns import find_name
 from fastsmtp.policy.stage import Asking, Opinion
 
@@ -47,14 +47,12 @@ def ask_of_reverse_name(facts: Facts, settings: Settings) -> Asking:
 
 
 def _ask(what: str, domain: bytes, facts: Facts, settings: Settings) -> Asking:
-    zones = settings.rhsbl[what]
     if facts.client.may_relay:
         # Even where relay clients meet the checks (compatible mode).
         return None
-    if facts.bad_lists:
-        zones = tuple(zone for zone in zones if zone.name not in facts.bad_lists)
-        if not zones:
-            return None
+    zones = usable(settings.rhsbl[what], facts)
+    if not zones:
+        return None
     answers = yield questions(domain, zones)
     if is_unlisted(answers):
         return UNLISTED[what]
@@ -64,10 +62,7 @@ def _ask(what: str, domain: bytes, facts: Facts, settings: Settings) -> Asking:
         if said.has_failed and what == "mail" and settings.is_compatible:
             return defer(reply.SENDER_UNKNOWN_YET, *said.effects)
         return passed(*said.effects)
-    reason = ""
-    if zone.has_reason:
-        (texts,) = yield (Question(b"%b.%b" % (domain, zone.name), TXT),)
-        reason = text_of(texts)
+    reason = yield from ask_reason(domain, zone)
     text = domain.decode("ascii", "replace")
     refusal = reply.domain_listed(_WHAT[what], text, zone.text, reason)
     opinion: Opinion = reject(refusal, *said.effects)

@@ -1,7 +1,13 @@
-"""What the dispatcher must know of each message, read without making objects of the rest.
+"""The payload of a message: its strings put together, and what the dispatcher must know of it read without the rest.
 
 Offsets, sizes and lengths are bytes.
 """
+
+def put_together(fixed: bytes, strings: tuple[bytes | str, ...], recipients: list[tuple[bytes | str, ...]]) -> bytes:
+    """The fixed part, then the lengths (2 bytes each) and contents of the strings, then the same for each recipient.
+
+    A str is written as UTF-8.  Raises ValueError for one of 64 KiB or more.
+    """
 
 def destinations_of(payload: bytes) -> tuple[int | None, tuple[tuple[str, str], ...]]:
     """(number of the body file or None, destinations) of one message; raises ValueError for what is none.

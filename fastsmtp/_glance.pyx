@@ -1,7 +1,7 @@
-"""What the dispatcher must know of each message, read without making objects of the rest; docs/queue.md has the layouts.
+"""The payload of a message: its strings put together, and what the dispatcher must know of it read without the rest.
 
-Pure: works on bytes that were read.  The whole of a message is queue/model.py's
-decode.  Rank 5.
+docs/queue.md has the layout.  Pure: works on bytes.  A message as objects is
+queue/model.py's.  Rank 5.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -27,6 +27,58 @@ cdef enum:
     REFERENCE = 20              # of a body in a file
     ENTRY = 24                  # of the done-log
     DELIVERED = 1
+
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+
+cdef Py_ssize_t measure(object word, const char **p) except -1:
+    """Where the bytes of a str (as UTF-8) or bytes object are, and how many."""
+    cdef Py_ssize_t size = 0
+    if type(word) is bytes:
+        p[0] = PyBytes_AS_STRING(word)
+        size = PyBytes_GET_SIZE(word)
+    else:
+        p[0] = PyUnicode_AsUTF8AndSize(word, &size)
+    if size > 0xffff:
+        raise ValueError("a message that doesn't fit into its record: a string of 64 KiB")
+    return size
+
+
+def put_together(bytes fixed not None, tuple strings not None, list recipients not None):
+    cdef Py_ssize_t total = PyBytes_GET_SIZE(fixed)
+    cdef const char *source = NULL
+    cdef tuple words
+    for word in strings:
+        total += 2 + measure(word, &source)
+    for words in recipients:
+        for word in words:
+            total += 2 + measure(word, &source)
+    result = PyBytes_FromStringAndSize(NULL, total)
+    cdef char *p = PyBytes_AS_STRING(result)
+    memcpy(p, PyBytes_AS_STRING(fixed), <size_t>PyBytes_GET_SIZE(fixed))
+    p = put_words(p + PyBytes_GET_SIZE(fixed), strings)
+    for words in recipients:
+        p = put_words(p, words)
+    return result
+
+
+cdef char *put_words(char *p, tuple words) except NULL:
+    """Their lengths, and then they themselves."""
+    cdef char *lengths = p
+    cdef const char *source = NULL
+    cdef Py_ssize_t size
+    cdef uint16_t length
+    p += 2 * len(words)
+    for word in words:
+        size = measure(word, &source)
+        length = <uint16_t>size
+        memcpy(lengths, &length, 2)
+        lengths += 2
+        memcpy(p, source, <size_t>size)
+        p += size
+    return p
 
 
 cdef class _Entries:

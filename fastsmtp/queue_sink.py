@@ -21,11 +21,13 @@ from fastsmtp import errors, reply
 from fastsmtp._record import crc32c
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy.facts import Facts
+from fastsmtp.promise import Promise
 from fastsmtp.queue.bodies import BodyFile
 from fastsmtp.queue.disk import Disk
 from fastsmtp.queue.fileheader import SIZE_BYTES
 from fastsmtp.queue.journal import Journal
 from fastsmtp.queue.model import BodyReference, QueuedMessage, encode, origins_of
+from fastsmtp.queue.place import Place
 from fastsmtp.queue.remote import Remote
 from fastsmtp.queue.spool import MEMORY_BYTES, Budget, Cutter
 from fastsmtp.queue.store import write_all
@@ -80,8 +82,8 @@ class QueueTransaction:
     """One message on its way into the queue."""
 
     __slots__ = (
-        "_chunks", "_cuts", "_envelope", "_facts", "_is_over", "_memory_bytes", "_sink", "_size_bytes",
-        "_spooled",
+        "_chunks", "_cuts", "_envelope", "_facts", "_id", "_is_over", "_memory_bytes", "_promise", "_sink",
+        "_size_bytes", "_spooled",
     )  # fmt: skip
 
     def __init__(self, sink: QueueSink, envelope: Envelope, facts: Facts) -> None:
@@ -117,7 +119,7 @@ class QueueTransaction:
     def cut(self, ranges: Sequence[tuple[int, int]]) -> None:
         self._cuts = ranges
 
-    def commit(self, prefix: bytes) -> Awaitable[Reply]:
+    def commit(self, prefix: bytes) -> Promise:
         sink = self._sink
         spooled, chunks, cuts, size_bytes = self._spooled, self._chunks, self._cuts, self._size_bytes
         body: Sequence[bytes] | BodyReference = chunks
@@ -132,24 +134,27 @@ class QueueTransaction:
         message = QueuedMessage(
             id, int(sink.wall() * 1000.0), self._envelope, origins_of(self._facts), prefix, body, size_bytes, cuts
         )  # fmt: skip
-        future = sink.journal.append(encode(message), -1 if spooled is None else spooled.file.fd)
-        return self._committed(future, reply.accepted(id))
+        self._id = id
+        self._promise = promise = Promise()
+        sink.journal.append_for(self, encode(message), -1 if spooled is None else spooled.file.fd)
+        return promise
 
     def abort(self) -> None:
         self._is_over = True
         self._release(is_named=False)
 
-    async def _committed(self, synced: Awaitable[object], answer: Reply) -> Reply:
-        # Cancelled, nobody knows whether the record was written: the file stays, and is an orphan if it wasn't.
-        is_named = True
-        try:
-            await synced
-        except (errors.TemporaryError, ValueError):
-            is_named = False
-            raise
-        finally:
-            self._release(is_named=is_named)
-        return answer
+    # --- the journal's receipt --------------------------------------------------------------------
+
+    def done(self) -> bool:
+        return self._promise.value is not None
+
+    def set_result(self, place: Place) -> None:
+        self._release(is_named=True)
+        self._promise.keep(reply.accepted(self._id))
+
+    def set_exception(self, error: Exception) -> None:
+        self._release(is_named=False)
+        self._promise.keep(error)
 
     async def _spool(self, chunk: bytes) -> None:
         """The body is bigger than what is kept in memory: all of it goes into a file."""

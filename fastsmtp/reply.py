@@ -320,6 +320,7 @@ SITE_PAUSED = Reply(451, "4.4.1", "The domain's mail servers could not be reache
 SOURCE_UNUSABLE = Reply(451, "4.3.0", "The address to send from cannot be used now")
 BAD_BODY = Reply(554, "5.6.0", "The message cannot be sent on as it is")  # RFC 3463 3.7
 BAD_ENVELOPE = Reply(553, "5.1.3", "The address cannot be sent on as it is")
+BOUNCED_BY_OPERATOR = Reply(554, "5.7.0", "Returned by the operator")  # in reports only
 OTHER_NEXT_HOP = Reply(452, "4.5.3", "Send this recipient in another transaction")
 
 QUEUE_NOT_STARTED = Reply(451, "4.3.0", "Can't start the queue's program, try again later")

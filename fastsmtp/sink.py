@@ -10,6 +10,7 @@ awaitable, so a sink that needs no waiting costs no task.
     transaction.write(chunk)    -> None           back-pressure when it is an awaitable
     transaction.cut(ranges)                      before commit: leave these header fields out of what is passed on
     transaction.commit(prefix)  -> Reply          the client's answer; 2xx only when the message is safe there
+                                                  (or a Promise of it: an awaitable that costs no task)
     transaction.abort()                           any time before commit's answer; never waits, never fails
 
 A sink may have `refusal() -> Reply | None`, which is asked at MAIL: why no mail is taken now.

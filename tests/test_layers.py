@@ -56,6 +56,7 @@ RANKS = {
     2: ["config"],
     3: [
         "_counters",
+        "promise",
         "_spawn",
         "cares",
         "dns_meters",

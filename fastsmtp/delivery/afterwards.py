@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from fastsmtp import errors
-from fastsmtp.delivery.dispatcher import Case, Dispatcher
+from fastsmtp.delivery.dispatcher import Case, Deleted, Dispatcher
 from fastsmtp.delivery.job import Damaged
 from fastsmtp.delivery.outcome import Failed, Retry
 from fastsmtp.delivery.stored import Reader, StoredMessage
@@ -56,7 +56,6 @@ class Afterwards:
     place_for  where a report to this domain goes (a DEST); "refuse": nowhere
     pump       called when there may be something for the shards
     failed     called with an error after which the process can't go on
-    indexed    rows that the index has
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class Afterwards:
         loop: asyncio.AbstractEventLoop,
         pump: Callable[[], object],
         failed: Callable[[Exception], object],
-        indexed: int = 0,
     ) -> None:
         self._dispatcher = dispatcher
         self._index = index
@@ -94,7 +92,7 @@ class Afterwards:
         self._loop = loop
         self._pump = pump
         self._failed = failed
-        self.indexed = indexed
+        self._wake = asyncio.Event()
         self._cases: deque[Case] = deque()
         self._task: asyncio.Task[None] | None = None
         self._due: asyncio.Task[None] | None = None
@@ -119,8 +117,18 @@ class Afterwards:
         if self._task is None or self._task.done():
             self._task = self._guarded(self._work())
 
+    @property
+    def pinned(self) -> set[Key]:
+        return self._index.pinned
+
+    def give_back(self, keys: Sequence[Key]) -> None:
+        self._index.give_back(keys)
+
+    def wake(self) -> None:
+        """Rows have become due."""
+        self._wake.set()
+
     def finished(self, keys: Sequence[Key]) -> None:
-        self.indexed -= len(keys)
         task = self._guarded(self._remove(keys))
         self._removals.add(task)
         task.add_done_callback(self._removals.discard)
@@ -144,6 +152,9 @@ class Afterwards:
             message = stored.get(case.place)
             if isinstance(case.outcome, Damaged) or isinstance(message, errors.QueueDamaged):
                 self._tell_damage(case, message)
+                over.append(case)
+                continue
+            if isinstance(case.outcome, Deleted):
                 over.append(case)
                 continue
             if isinstance(case.outcome, Failed):
@@ -189,20 +200,20 @@ class Afterwards:
         for case, _ in waiting:
             place = case.place
             if case.row is None:
-                self.indexed += 1
                 entry = pack(place.epoch, place.offset, case.recipient, Outcome.DEFERRED)
                 keeper.log.add_entries(place.epoch, entry)
-            dispatcher.indexed(case.kept, place.offset)
+            dispatcher.settle(case, is_over=False)
             keeper.afterwards(case.settled)
         keys = []
         for case in over:
             place = case.place
-            entry = pack(place.epoch, place.offset, case.recipient, Outcome.FAILED)
-            keeper.log.add_entries(place.epoch, entry)
-            dispatcher.gone(case.kept, place.offset)
+            how = Outcome.DELETED if isinstance(case.outcome, Deleted) else Outcome.FAILED
+            keeper.log.add_entries(place.epoch, pack(place.epoch, place.offset, case.recipient, how))
+            dispatcher.settle(case, is_over=True)
             keeper.afterwards(case.settled)
-            if case.row is not None:
-                keys.append(case.row.key)
+            key = Key(place.number, place.epoch, place.offset, case.recipient)
+            if case.row is not None or key in self._index.pinned:
+                keys.append(key)
         if keys:
             keeper.afterwards(lambda: self.finished(keys))
 
@@ -270,8 +281,13 @@ class Afterwards:
 
     async def _watch_due(self) -> None:
         while True:
-            await asyncio.sleep(DUE_S)
-            while self.indexed and await self._take_due():
+            try:
+                async with asyncio.timeout(DUE_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # nobody called: look all the same
+            self._wake.clear()
+            while await self._take_due():
                 pass
 
     async def _take_due(self) -> bool:

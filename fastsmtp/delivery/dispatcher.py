@@ -16,9 +16,11 @@ Not here: sockets (desk.py), failures and reports (afterwards.py), start-up
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
+from fastsmtp import reply
 from fastsmtp.delivery.job import Damaged, Job, Result, deliver_of, site_of
 from fastsmtp.delivery.outcome import Delivered, Failed, Retry
 from fastsmtp.delivery.sites import Sites
@@ -27,15 +29,24 @@ from fastsmtp.queue.done import Outcome as Done
 from fastsmtp.queue.done import pack
 from fastsmtp.queue.keeper import Arrived, Keeper, Kept, Message
 from fastsmtp.queue.place import Place
-from fastsmtp.queue.row import Key, Row
+from fastsmtp.queue.row import Key, Row, State
 
 Named = tuple[int, int, int]
 """(epoch, offset, recipient)."""
 
 
+class Deleted:
+    """The operator wants this recipient to be forgotten; in the place of an outcome."""
+
+
+OVER = 20_000
+"""So many recipients that were finished last are remembered, for an operator whose word comes too late."""
+
+
 class Case:
     """A recipient whose result is not simply "delivered": what afterwards.py works on.
 
+    outcome   None: no room in memory, it waits in the index
     row       as it was taken from the index; None at the first attempt
     settled   called when all of it is durable
     """
@@ -48,7 +59,7 @@ class Case:
         place: Place,
         recipient: int,
         site: str,
-        outcome: Retry | Failed | Damaged | None,
+        outcome: Retry | Failed | Damaged | Deleted | None,
         row: Row | None,
         settled: Callable[[], object],
     ) -> None:
@@ -62,11 +73,18 @@ class Case:
 
 
 class Cases(Protocol):
-    """Takes what can't be settled at once; outcome None: there is no room in memory, it waits in the index."""
+    """Takes what can't be settled at once."""
 
     def take(self, cases: Sequence[Case]) -> None: ...
     def finished(self, keys: Sequence[Key]) -> None:
         """These rows are over, and the done-log knows."""
+
+    @property
+    def pinned(self) -> set[Key]:
+        """Recipients that the operator has put into the index while we have them."""
+
+    def give_back(self, keys: Sequence[Key]) -> None:
+        """Pinned ones that are the index's now."""
 
 
 class _Sent:
@@ -92,6 +110,9 @@ class Dispatcher:
         self._sent: dict[Named, _Sent] = {}
         # Taken from the index and not finished.
         self._rows: dict[Key, Row] = {}
+        # With afterwards.py, and what is over, the latest last.
+        self._settling: set[Named] = set()
+        self._over: dict[Named, None] = {}
         # What a shard that was there before us said that it has.
         self._held: list[set[Named]] = [set() for _ in range(sites.shards)]
 
@@ -143,24 +164,31 @@ class Dispatcher:
     def due(self, rows: Iterable[Row]) -> None:
         """Rows whose time has come, taken from the index."""
         groups: dict[tuple[Place, str, int], list[Row]] = {}
+        ordered: list[Case] = []
         for row in rows:
             kept = self.keeper.segments.get(row.place.epoch)
             if kept is None:
                 # Start-up and retiring see to it that there is one.
                 raise RuntimeError(f"a row of a segment that isn't there: {row.key}")
-            self._rows[row.key] = row
             message = kept.messages.get(row.place.offset)
             if message is None:
                 message = kept.messages[row.place.offset] = Message(row.place.size_bytes, None, 0)
             elif message.indexed:
                 message.indexed -= 1
             message.left += 1
+            outcome = _ORDERED.get(row.state)
+            if outcome is not None:
+                self._settling.add((row.place.epoch, row.place.offset, row.recipient))
+                ordered.append(Case(kept, row.place, row.recipient, row.site, outcome, row, _nothing))
+                continue
+            self._rows[row.key] = row
             groups.setdefault((row.place, row.site, row.attempts), []).append(row)
         for (place, site, attempts), group in groups.items():
             recipients = sorted(row.recipient for row in group)
             for start in range(0, len(recipients), RECIPIENTS):
                 some = tuple(recipients[start : start + RECIPIENTS])
                 self._add(Job(place, deliver_of(site), site, some, attempts + 1))
+        self._pass_on(ordered)
 
     def _add(self, job: Job) -> None:
         if not self.sites.add(job):
@@ -176,9 +204,15 @@ class Dispatcher:
     def jobs(self, shard: int) -> list[Job]:
         """What this shard may have now."""
         held = self._held[shard]
+        pinned = self._the_cases().pinned
         found = []
         for job in self.sites.take(shard):
             epoch, offset = job.place.epoch, job.place.offset
+            if pinned:
+                rest = self._without(job, pinned)
+                if rest is None:
+                    continue
+                job = rest  # noqa: PLW2901 - the others of its recipients
             sent = _Sent(job)
             for recipient in job.recipients:
                 self._sent[epoch, offset, recipient] = sent
@@ -190,6 +224,26 @@ class Dispatcher:
             if fresh:
                 found.append(job._replace(recipients=fresh))
         return found
+
+    def _without(self, job: Job, pinned: set[Key]) -> Job | None:
+        """The job without recipients that are the operator's now; None when nobody is left."""
+        place = job.place
+        keys = [Key(place.number, place.epoch, place.offset, recipient) for recipient in job.recipients]
+        gone = [key for key in keys if key in pinned]
+        if not gone:
+            return job
+        self._the_cases().give_back(gone)
+        kept = self.keeper.segments[place.epoch]
+        for key in gone:
+            if self._rows.pop(key, None) is None:
+                entry = pack(place.epoch, place.offset, key.recipient, Done.DEFERRED)
+                self.keeper.log.add_entries(place.epoch, entry)
+            self.indexed(kept, place.offset)
+        left = tuple(key.recipient for key in keys if key not in gone)
+        if not left:
+            self.sites.over(job)
+            return None
+        return job._replace(recipients=left)
 
     def died(self, shard: int) -> None:
         """What it had will be handed out again."""
@@ -213,6 +267,7 @@ class Dispatcher:
         cases: list[Case] = []
         keys: list[Key] = []
         over: list[tuple[Kept, int]] = []
+        pinned = self._the_cases().pinned
         countdown = _Countdown(settled)
         for place, recipient, outcome in batch:
             epoch, offset = place.epoch, place.offset
@@ -230,9 +285,10 @@ class Dispatcher:
                 self.delivered += 1
                 entries.setdefault(epoch, []).append(pack(epoch, offset, recipient, Done.DELIVERED))
                 over.append((kept, offset))
-                if self._rows:
+                self._over[epoch, offset, recipient] = None
+                if self._rows or pinned:
                     key = Key(place.number, epoch, offset, recipient)
-                    if self._rows.pop(key, None) is not None:
+                    if self._rows.pop(key, None) is not None or key in pinned:
                         keys.append(key)
             else:
                 cases.append(self._case(kept, job, recipient, outcome, countdown.add()))
@@ -244,6 +300,9 @@ class Dispatcher:
         if keys:
             cases_of = self._the_cases()
             keeper.afterwards(lambda: cases_of.finished(keys))
+        if len(self._over) > 2 * OVER:
+            for named in list(islice(self._over, OVER)):
+                del self._over[named]
         self._pass_on(cases)
         countdown.start()
 
@@ -258,6 +317,7 @@ class Dispatcher:
         if isinstance(outcome, Delivered):
             raise TypeError("nothing is left to do for what is delivered")
         place = job.place
+        self._settling.add((place.epoch, place.offset, recipient))
         row = self._rows.pop(Key(place.number, place.epoch, place.offset, recipient), None)
         return Case(kept, place, recipient, job.site, outcome, row, settled)
 
@@ -270,7 +330,42 @@ class Dispatcher:
             raise RuntimeError("nobody takes the cases")
         return self.cases
 
+    # --- what an operator asks (admin.desk.Hands) ---------------------------------------------------
+
+    def waiting(self) -> Iterator[tuple[Place, int, str, bool]]:
+        """(place, recipient, site, whether a shard has it) of all that is in memory."""
+        for job in self.sites.jobs():
+            for recipient in job.recipients:
+                yield job.place, recipient, job.site, False
+        for (_, _, recipient), sent in self._sent.items():
+            yield sent.job.place, recipient, sent.job.site, True
+
+    def is_in_hand(self, key: Key) -> bool:
+        """Waiting, with a shard, or being settled."""
+        named = (key.epoch, key.offset, key.recipient)
+        if named in self._sent or named in self._settling:
+            return True
+        return any(
+            key.recipient in job.recipients
+            for job in self.sites.jobs()
+            if (job.place.epoch, job.place.offset) == (key.epoch, key.offset)
+        )
+
+    def is_over(self, key: Key) -> bool:
+        """It was finished lately."""
+        return (key.epoch, key.offset, key.recipient) in self._over
+
     # --- what is over -----------------------------------------------------------------------------
+
+    def settle(self, case: Case, *, is_over: bool) -> None:
+        """All of a case is durable: it is over, or a row of the index."""
+        named = (case.place.epoch, case.place.offset, case.recipient)
+        self._settling.discard(named)
+        if is_over:
+            self._over[named] = None
+            self.gone(case.kept, case.place.offset)
+        else:
+            self.indexed(case.kept, case.place.offset)
 
     def gone(self, kept: Kept, offset: int, recipients: int = 1) -> None:
         """So many recipients are finished, and the done-log was told."""
@@ -327,6 +422,12 @@ class _Countdown:
 
 def _nothing() -> None:
     return None
+
+
+_ORDERED: dict[State, Failed | Deleted] = {
+    State.BOUNCE: Failed(reply.BOUNCED_BY_OPERATOR, "by the operator's order"),
+    State.DELETE: Deleted(),
+}
 
 
 class Acks:

@@ -163,12 +163,13 @@ class Owner:
             space=self._space, disk=self._disk, users=self._users, own_number=self._own_number, log=self._log,
             loop=loop,
         )  # fmt: skip
+        self.reader = Reader(self._store, self._bodies, self._disk)
         self.afterwards = Afterwards(
             self.dispatcher, self.index, reader=Reader(self._store, self._bodies, self._disk),
             reporter=self._reporter, ids=self._ids, journal=self._own_journal, place_for=self._place_for,
             patience=self._patience, disk=self._disk, wall=self._wall,
             random=random_module.SystemRandom().random, log=self._log, loop=loop, pump=self.desk.pump_soon,
-            failed=self._failed, indexed=sum(opening.indexed.values()),
+            failed=self._failed,
         )  # fmt: skip
         self.dispatcher.cases = self.afterwards
         self._enter(opening)
@@ -193,6 +194,7 @@ class Owner:
             await self._own.close()
         await self._done_journal.close()
         await self.index.close()
+        self.reader.close()
         self.keeper.close()
         self._disk.close()
 

@@ -99,6 +99,11 @@ class Sites:
     def shard_of(self, site: str) -> int:
         return self._sites[site].shard
 
+    def jobs(self) -> Iterator[Job]:
+        """Those that wait."""
+        for site in self._sites.values():
+            yield from site.waiting
+
     def room(self) -> int:
         """How many more may come in."""
         return max(WAITING - self.waiting, 0)

@@ -61,10 +61,18 @@ def _close(system: Any, fd: int) -> None:
     system.close(fd)
 
 
+class Receipt(Protocol):
+    """Who waits for a record: asked and told as a future is, but at once, from within reap()."""
+
+    def done(self) -> bool: ...
+    def set_result(self, place: Place, /) -> None: ...
+    def set_exception(self, error: Exception, /) -> None: ...
+
+
 class _Waiting(NamedTuple):
     pieces: Sequence[bytes]
     body_fd: int
-    future: asyncio.Future[Place]
+    future: Receipt
 
 
 class Journal:
@@ -81,7 +89,7 @@ class Journal:
         *,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
-        writer: Writer[asyncio.Future[Place] | Seal],
+        writer: Writer[Receipt | Seal],
         kind: int = MESSAGE,
         seals: Sequence[Seal] = (),
         synced: Callable[[], object] | None = None,
@@ -120,20 +128,24 @@ class Journal:
         errors.StorageFull, errors.StorageFailed, or ValueError for what no segment can hold.  Cancelling it
         doesn't take the record back.
         """
+        future: asyncio.Future[Place] = self._loop.create_future()
+        self.append_for(future, pieces, body_fd)
+        return future
+
+    def append_for(self, future: Receipt, pieces: Sequence[bytes], body_fd: int = -1) -> None:
+        """The same for who is no future.  It may be told before this returns, and must not raise."""
         if self._is_closed:
             raise RuntimeError("the journal is closed")
-        future: asyncio.Future[Place] = self._loop.create_future()
         if self._move is None:
             if not self._is_stopped and self._put(pieces, body_fd, future):
-                return future
+                return
             if self._error is not None and self._clock() < self._retry_at:
                 future.set_exception(_copy(self._error))
-                return future
+                return
             self._begin_move()
         if body_fd >= 0:
             body_fd = self._writer.duplicate(body_fd)
         self._waiting.append(_Waiting(pieces, body_fd, future))
-        return future
 
     def reap(self) -> None:
         """Tell those whose records are over.  The loop calls it when the writer rings."""
@@ -173,7 +185,7 @@ class Journal:
             self._source.release(self._segment, self._writer.end)
             self._segment = None
 
-    def _put(self, pieces: Sequence[bytes], body_fd: int, future: asyncio.Future[Place]) -> bool:
+    def _put(self, pieces: Sequence[bytes], body_fd: int, future: Receipt) -> bool:
         """Hand it to the writer; False when the segment has no room for it."""
         try:
             return self._writer.append(pieces, future, kind=self._kind, body_fd=body_fd)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastsmtp import errors
+from fastsmtp._glance import put_together
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy.facts import Facts, Origin, TlsFacts
 
@@ -133,35 +134,32 @@ def encode(message: QueuedMessage) -> list[bytes]:
         body: Sequence[bytes] = (_BODY.pack(*message.body),)
     else:
         body = message.body
-    tls_words: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+    tls_words: tuple[str, str, str] = ("", "", "")
     bits = 0
     if tls is not None:
         flags |= _TLS | (_RESUMED if tls.is_resumed else 0)
-        tls_words = (tls.protocol.encode(), tls.cipher.encode(), tls.server_name.encode())
+        tls_words = (tls.protocol, tls.cipher, tls.server_name)
         bits = tls.bits
-    strings = (
-        message.id.encode(), envelope.sender, envelope.sender_domain, envelope.body, envelope.ret, envelope.envid,
-        origins.address.encode(), origins.name.encode(), origins.helo, origins.listener.encode(),
-        origins.local_address.encode(), *tls_words, b"".join(_CUT.pack(*cut) for cut in message.cuts),
-    )  # fmt: skip
+    cuts = b"".join([_CUT.pack(*cut) for cut in message.cuts]) if message.cuts else b""
     try:
-        parts = [
-            _FIXED.pack(
-                LAYOUT, flags, origins.origin, origins.port, bits, len(envelope.recipients),
-                len(message.prefix), message.body_bytes, message.accepted_ms, envelope.size_bytes,
-            ),
-            _STRINGS.pack(*map(len, strings)),
-            *strings,
-        ]  # fmt: skip
-        for recipient in envelope.recipients:
-            words = (
-                recipient.address, recipient.domain, recipient.orcpt, b",".join(recipient.notify),
-                recipient.deliver.encode(), recipient.pass_client.encode(),
-            )  # fmt: skip
-            parts += (_RECIPIENT.pack(*map(len, words)), *words)
+        fixed = _FIXED.pack(
+            LAYOUT, flags, origins.origin, origins.port, bits, len(envelope.recipients),
+            len(message.prefix), message.body_bytes, message.accepted_ms, envelope.size_bytes,
+        )  # fmt: skip
     except struct.error as error:
         raise ValueError(f"a message that doesn't fit into its record: {error}") from None
-    return [b"".join(parts), message.prefix, *body]
+    strings = (
+        message.id, envelope.sender, envelope.sender_domain, envelope.body, envelope.ret, envelope.envid,
+        origins.address, origins.name, origins.helo, origins.listener, origins.local_address, *tls_words, cuts,
+    )  # fmt: skip
+    recipients: list[tuple[bytes | str, ...]] = [
+        (
+            one.address, one.domain, one.orcpt, b",".join(one.notify) if one.notify else b"", one.deliver,
+            one.pass_client,
+        )
+        for one in envelope.recipients
+    ]  # fmt: skip
+    return [put_together(fixed, strings, recipients), message.prefix, *body]
 
 
 def decode(payload: bytes) -> QueuedMessage:

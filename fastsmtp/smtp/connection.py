@@ -41,7 +41,7 @@ from fastsmtp.smtp.life import (
     STRESSED_HANDSHAKE_S,
     Life,
 )
-from fastsmtp.smtp.pause import Pause, Wait
+from fastsmtp.smtp.pause import Coming, Pause, Wait
 from fastsmtp.smtp.start_tls import Failed, Outcome, Raised, Upgrade
 
 if TYPE_CHECKING:
@@ -463,6 +463,9 @@ class Connection(asyncio.BufferedProtocol):
                 if wait is not None:
                     if type(wait) is Pause:
                         self._hold_back(wait)
+                    elif type(wait) is Coming:
+                        if self._take(wait):
+                            continue
                     else:
                         self._spawn(wait)  # type: ignore[arg-type]
                     break
@@ -514,6 +517,25 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._is_busy = False
         self._go_on()
+
+    def _take(self, coming: Coming) -> bool:
+        """An answer that comes by itself; True: it has come."""
+        promise = coming.promise
+        if promise.value is not None:
+            coming.then(promise.value)
+            return True
+        self._is_busy = True
+
+        def kept(answer: reply.Reply | Exception) -> None:
+            try:
+                coming.then(answer)
+            except Exception as error:  # noqa: BLE001 - as in _pump()
+                self._conversation.failed(error)
+            self._is_busy = False
+            self._go_on()
+
+        promise.then(kept)
+        return False
 
     def _hold_back(self, pause: Pause) -> None:
         """Let the pause pass; replies that are there already leave, and the tick ends it."""

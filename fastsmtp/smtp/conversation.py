@@ -44,8 +44,9 @@ from fastsmtp.policy.decision import (
 )
 from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.runner import Round
+from fastsmtp.promise import Promise
 from fastsmtp.reply import Reply
-from fastsmtp.smtp.pause import Pause, Wait, rest
+from fastsmtp.smtp.pause import Coming, Pause, Wait, rest
 
 if TYPE_CHECKING:
     from fastsmtp._signatures import SignatureScanner
@@ -345,7 +346,18 @@ class Conversation:
             self._committed(answer)
             return None
         self.is_committing = True
+        if type(answer) is Promise and not delay_s:
+            return Coming(answer, self._promised)
         return self._commit_later(answer, delay_s)
+
+    def _promised(self, answer: Reply | Exception) -> None:
+        self.is_committing = False
+        if isinstance(answer, TemporaryError):
+            answer = self._world_failed(answer)
+        elif isinstance(answer, Exception):
+            raise answer
+        self.transaction = None
+        self._committed(answer)
 
     def _refuse_message(self, decision: Decision) -> Wait:
         """Policy says no to the whole message; the log still knows whose it was."""

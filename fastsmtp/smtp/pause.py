@@ -9,7 +9,11 @@ Rank 8.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastsmtp.promise import Promise
+    from fastsmtp.reply import Reply
 
 
 class Pause:
@@ -22,11 +26,31 @@ class Pause:
         self.then = then
 
 
+class Coming:
+    """The sink's answer comes by itself, without a task; then `then` is told."""
+
+    __slots__ = ("promise", "then")
+
+    def __init__(self, promise: Promise, then: Callable[[Reply | Exception], None]) -> None:
+        self.promise = promise
+        self.then = then
+
+
 # What a handler gives the connection: nothing, when all is done; something to be awaited, which may end in a Pause;
-# or a Pause.
-Wait = Coroutine[Any, Any, "Pause | None"] | Pause | None
+# or a Pause, or what comes by itself.
+Wait = Coroutine[Any, Any, "Pause | None"] | Pause | Coming | None
 
 
 async def rest(wait: Wait) -> Pause | None:
     """For who is awaited already: what a further handler gave."""
-    return wait if wait is None or type(wait) is Pause else await wait  # type: ignore[misc]
+    if wait is None or type(wait) is Pause:
+        return wait
+    if type(wait) is Coming:
+        try:
+            answer: Reply | Exception = await wait.promise
+        except Exception as error:  # noqa: BLE001 - whatever it is, who waits for it says what becomes of it
+            answer = error
+        wait.then(answer)
+        return None
+    ended: Pause | None = await wait  # type: ignore[misc]
+    return ended

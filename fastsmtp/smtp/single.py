@@ -18,7 +18,7 @@ from fastsmtp.policy.facts import Client, Facts, Phase
 from fastsmtp.policy.relay import asks_certificate
 from fastsmtp.smtp.conversation import HANDLERS, Conversation
 from fastsmtp.smtp.life import HANDSHAKE_S, LINGER_BYTES, LINGER_S, RATE_WINDOW_S
-from fastsmtp.smtp.pause import Pause
+from fastsmtp.smtp.pause import Pause, rest
 from fastsmtp.smtp.wire import BODY_READ_BYTES, READ_BYTES, Gone, Late, Stopped, TlsFailed, Wire
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Single:
             return
         # It may be long: what was answered before it must not wait for it.
         self._flush()
-        pause = wait if isinstance(wait, Pause) else self._alone.run(wait)
+        pause = wait if isinstance(wait, Pause) else self._alone.run(rest(wait))
         if pause is not None:
             self._wire.pause(self._alone.now() + pause.seconds)
             pause.then()

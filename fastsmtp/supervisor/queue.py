@@ -13,11 +13,13 @@ import pwd
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 from fastsmtp._journal import Progress, Writer
+from fastsmtp.admin.desk import Desk, InHand, Whereabouts
+from fastsmtp.admin.server import AdminServer
 from fastsmtp.config.endpoint import parse_endpoint
 from fastsmtp.config.load import Loaded
 from fastsmtp.delivery.deliverer import Deliverer
@@ -25,7 +27,7 @@ from fastsmtp.delivery.local import Deliveries, LocalDeliverer
 from fastsmtp.delivery.ourselves import Ours
 from fastsmtp.delivery.owner import BODIES, Owner, stores
 from fastsmtp.delivery.shard import Shard
-from fastsmtp.delivery.stored import Reader
+from fastsmtp.delivery.stored import Reader, StoredMessage
 from fastsmtp.errors import ConfigError, TemporaryError
 from fastsmtp.log import LogWriter
 from fastsmtp.queue import frames
@@ -33,7 +35,9 @@ from fastsmtp.queue.disk import ThreadDisk
 from fastsmtp.queue.dsn import Reporter
 from fastsmtp.queue.journal import Journal
 from fastsmtp.queue.line import listen
+from fastsmtp.queue.place import Place
 from fastsmtp.queue.remote import Remote
+from fastsmtp.queue.row import Filter, Key
 from fastsmtp.queue.schedule import patience_of
 from fastsmtp.queue.spool import Budget
 from fastsmtp.queue_sink import QueueSink
@@ -202,14 +206,44 @@ class DispatcherAside(_Process):
             await owner.start()
         finally:
             log.flush()
-        return DispatcherRunning(owner, log)
+        hands = DispatcherHands(owner)
+        admin = AdminServer(
+            Desk(owner.index, hands, wall=time.time), os.path.join(self.state, QUEUE),
+            version=self.hall.version, failed=lambda error: log.line("defect", what="admin", reason=repr(error)),
+        )  # fmt: skip
+        await admin.start()
+        return DispatcherRunning(owner, admin, log)
+
+
+class DispatcherHands:
+    """See admin.desk.Hands."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+
+    def in_hand(self) -> Iterator[InHand]:
+        for place, recipient, site, is_under_way in list(self._owner.dispatcher.waiting()):
+            yield InHand(place, recipient, site, is_under_way)
+
+    def whereabouts(self, key: Key) -> Whereabouts:
+        dispatcher = self._owner.dispatcher
+        if dispatcher.is_over(key):
+            return Whereabouts.OVER
+        return Whereabouts.IN_HAND if dispatcher.is_in_hand(key) else Whereabouts.INDEXED
+
+    def read(self, place: Place) -> StoredMessage:
+        return self._owner.reader.read(place)
+
+    def wake(self, filter: Filter) -> None:
+        self._owner.afterwards.wake()
 
 
 class DispatcherRunning:
     """See shapes.Running."""
 
-    def __init__(self, owner: Owner, log: LogWriter) -> None:
+    def __init__(self, owner: Owner, admin: AdminServer, log: LogWriter) -> None:
         self._owner = owner
+        self._admin = admin
         self._flusher = Flusher(log)
 
     async def replace(self, files: Mapping[str, bytes]) -> None:
@@ -219,6 +253,7 @@ class DispatcherRunning:
         await self._owner.drain()
 
     async def close(self) -> None:
+        await self._admin.close()
         await self._owner.close()
         self._flusher.close()
 

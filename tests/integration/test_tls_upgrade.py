@@ -19,9 +19,12 @@ from typing import Any, cast
 import pytest
 import uvloop
 
+from fastsmtp.authorities import Authorities
 from fastsmtp.certificate import make_certificate
+from fastsmtp.smtp import start_tls
 from fastsmtp.smtp.start_tls import Failed, Outcome, Raised, Upgrade
 from fastsmtp.tls import Credentials, ServerTls
+from tests.pki import Authority
 
 PREFIX = b"PROXY TCP4 192.0.2.1 192.0.2.2 5 25\r\n"
 GREETING = b"220 mx ESMTP\r\n"
@@ -50,10 +53,12 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]],
     return runner
 
 
-@pytest.fixture(scope="module")
-def server_tls() -> ServerTls:
+@pytest.fixture(scope="module", params=["plain", "asking"])
+def server_tls(request: pytest.FixtureRequest) -> ServerTls:
+    """With each engine; the one that asks is used where there is one."""
     certificate, key = make_certificate(["mx.example.org"], days=2)
-    return ServerTls(Credentials(certificate, key, "test"))
+    authorities = Authorities(Authority("Our CA").pem, b"", "ca.pem") if request.param == "asking" else None
+    return ServerTls(Credentials(certificate, key, "test"), authorities=authorities)
 
 
 class Echo(asyncio.BufferedProtocol):
@@ -86,7 +91,7 @@ class Echo(asyncio.BufferedProtocol):
             asyncio.get_running_loop(),
             self.raw,
             self,
-            self.server.tls.context,
+            self.server.tls.asking or self.server.tls.context,
             timeout_s=self.server.timeout_s,
             done=self.tls_done,
         )
@@ -266,11 +271,13 @@ def test_starttls_with_the_hello_sent_the_moment_the_220_arrives(run: Run, serve
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server_tls", ["plain"], indirect=True)
 def test_starttls_a_thousand_times(run: Run, server_tls: ServerTls) -> None:
     run(starttls_many(Server(server_tls), 1_000))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server_tls", ["plain"], indirect=True)
 def test_implicit_tls_from_fast_clients(run: Run, server_tls: ServerTls) -> None:
     async def main() -> None:
         def client(number: int) -> None:
@@ -477,8 +484,9 @@ def test_a_client_is_held_back_by_the_raw_transport(run: Run, server_tls: Server
             echo.transport.pause_reading()
             del echo
             held.set()
-            for _ in range(50):
-                gc.collect()
+            for turn in range(50):
+                if turn % 20 == 0:
+                    gc.collect()  # a tenth of a second among all modules of the suite
                 await asyncio.sleep(0)
             assert server.heard == [b"first"]
             (echo,) = server.open
@@ -487,5 +495,132 @@ def test_a_client_is_held_back_by_the_raw_transport(run: Run, server_tls: Server
             echo.transport.resume_reading()
             await talking
         assert server.heard == [b"first", b"second"]
+
+    run(main())
+
+
+class Flooding(Echo):
+    """Answers the first words with more than any buffer holds, and heeds when it is told to pause."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self.pauses: list[str] = []
+
+    def buffer_updated(self, size: int) -> None:
+        if self.is_tls and not self.pauses:
+            for _ in range(FLOOD // 65_536):
+                self.transport.write(bytes(65_536))
+            self.server.changed.set()
+
+    def pause_writing(self) -> None:
+        self.pauses.append("paused")
+        self.server.changed.set()
+
+    def resume_writing(self) -> None:
+        self.pauses.append("resumed")
+        self.server.changed.set()
+
+
+FLOOD = 8 * 1_048_576
+
+
+def test_a_client_that_takes_nothing_is_told_of_and_gets_all_of_it_later(
+    run: Run, server_tls: ServerTls
+) -> None:
+    """The raw transport's high-water mark is 64 KiB; what is behind it is told through the layer."""
+
+    async def main() -> None:
+        server = Server(server_tls, is_implicit=True)
+        loop = asyncio.get_running_loop()
+        made: list[Flooding] = []
+
+        def make() -> Flooding:
+            made.append(Flooding(server))
+            return made[-1]
+
+        taking = threading.Event()
+
+        def client() -> int:
+            with connect(server) as sock, client_context().wrap_socket(sock) as tls:
+                tls.sendall(b"all of it")
+                taking.wait()
+                return len(receive(tls, FLOOD))
+
+        listener = await loop.create_server(make, "127.0.0.1", 0)
+        server.port = listener.sockets[0].getsockname()[1]
+        reading = asyncio.create_task(asyncio.to_thread(client))
+        try:
+            await server.until(lambda: bool(made) and made[0].pauses == ["paused"])
+            assert made[0].raw.get_write_buffer_size() > 65_536
+        finally:
+            taking.set()
+        assert await reading == FLOOD
+        await server.until(lambda: made[0].pauses[-1] == "resumed" and made[0].is_over)
+        listener.close()
+        await listener.wait_closed()
+
+    run(main())
+
+
+class Closing(Echo):
+    """Closes when it has heard something."""
+
+    def buffer_updated(self, size: int) -> None:
+        if self.is_tls:
+            self.transport.close()
+
+
+@pytest.mark.parametrize("sends_on", [False, True])
+def test_a_client_that_never_says_close_notify_is_cut_off(
+    run: Run, server_tls: ServerTls, monkeypatch: pytest.MonkeyPatch, sends_on: bool
+) -> None:
+    """SHUTDOWN_TIMEOUT_S after ours; what it sends meanwhile is dropped, and holds nothing up."""
+    monkeypatch.setattr(start_tls, "SHUTDOWN_TIMEOUT_S", 0.2)
+
+    async def main() -> None:
+        server = Server(server_tls, is_implicit=True)
+        loop = asyncio.get_running_loop()
+        made: list[Closing] = []
+
+        def make() -> Closing:
+            made.append(Closing(server))
+            return made[-1]
+
+        def client() -> bytes:
+            with connect(server) as sock:
+                hello = Hello(sock)
+                sock.sendall(hello.first)
+                while True:
+                    try:
+                        hello.tls.do_handshake()
+                        break
+                    except ssl.SSLWantReadError:
+                        hello._receive()
+                hello.tls.write(b"go away")
+                sock.sendall(hello.outgoing.read())
+                wire = b""
+                with contextlib.suppress(ConnectionError):
+                    while block := sock.recv(65_536):
+                        wire += block
+                    # The server's side is shut; ours stays open, and says nothing of TLS.
+                    while sends_on:
+                        hello.tls.write(b"and on and on")
+                        sock.sendall(hello.outgoing.read())
+                if not sends_on:
+                    ended.wait()
+                return wire
+
+        ended = threading.Event()
+        listener = await loop.create_server(make, "127.0.0.1", 0)
+        server.port = listener.sockets[0].getsockname()[1]
+        talking = asyncio.create_task(asyncio.to_thread(client))
+        try:
+            await server.until(lambda: bool(made) and made[0].is_over)
+        finally:
+            ended.set()
+        assert await talking, "close_notify came"
+        assert made[0].raw.is_closing()
+        listener.close()
+        await listener.wait_closed()
 
     run(main())

@@ -392,19 +392,27 @@ class _Checker:
             self.fault(("remote", "pause_max_s"), "must not be less than remote.pause_s")
 
     def direct(self) -> None:
-        """To the world only from the queue: a site's answer may take longer than a client waits."""
+        """What only the queue can do: to the world, from an address of our choice, and with TLS that must hold."""
         config = self.config
         reason = "mx needs the queue (queue = true): before the 250 mail goes to one next hop"
-        if not config.deliver.queue:
-            if config.deliver.default == "mx":
-                self.fault(("deliver", "default"), reason)
-            for index, route in enumerate(config.route):
-                if route.deliver == "mx":
-                    self.fault(("route", index, "deliver"), reason)
+        is_direct = not config.deliver.queue
+        if is_direct and config.deliver.default == "mx":
+            self.fault(("deliver", "default"), reason)
         for index, accept in enumerate(config.accept):
             is_queued = config.deliver.queue if accept.queue is None else accept.queue
             if accept.deliver == "mx" and not is_queued:
                 self.fault(("accept", index, "deliver"), reason)
+            is_direct = is_direct or not (is_queued or accept.deliver)
+        if not is_direct:
+            return
+        for index, route in enumerate(config.route):
+            place = ("route", index)
+            if route.deliver == "mx":
+                self.fault((*place, "deliver"), reason)
+            elif route.sources:
+                self.fault((*place, "sources"), "need the queue (queue = true)")
+            elif route.tls in ("required", "verified"):
+                self.fault((*place, "tls"), f"{route.tls} needs the queue (queue = true)")
 
     def log(self) -> None:
         directory, slash, _ = self.config.log.to.rpartition("/")

@@ -27,6 +27,7 @@ from fastsmtp.delivery.local import Deliveries, LocalDeliverer
 from fastsmtp.delivery.ourselves import Ours
 from fastsmtp.delivery.owner import BODIES, Owner, stores
 from fastsmtp.delivery.shard import Shard
+from fastsmtp.delivery.starttls import OutgoingTls, TlsRule
 from fastsmtp.delivery.stored import Reader, StoredMessage
 from fastsmtp.errors import ConfigError, TemporaryError
 from fastsmtp.log import LogWriter
@@ -276,6 +277,20 @@ class ShardAside(_Process):
         super().__init__(f"delivery-{number}", loaded, hall, shards, log, logs)
         self.number = number
         self._maildir = maildir
+        self._tls: OutgoingTls | None = None
+
+    def prepare(self) -> None:
+        """The certificate that we show and those that routes are verified against may be root's to read."""
+        super().prepare()
+        import idna  # noqa: F401
+
+        "mx".encode("idna")  # the codec, which ssl asks for each server's name
+        self._tls = OutgoingTls(self.loaded.config.remote)
+        for route in self.loaded.settings[0].routing.routes.all():
+            if route.tls != "off":
+                # A file that is gone by now is that route's trouble, and is said for each attempt.
+                with suppress(ConfigError):
+                    self._tls.context(TlsRule(route.tls, route.ca))
 
     def own(self, account: tuple[int, int] | None) -> None:
         """The trial's Maildir is the delivery's; nobody else would make it that."""
@@ -305,6 +320,7 @@ class ShardAside(_Process):
             resolve=hosts.addresses,
             routing=self.loaded.settings[0].routing,
             processes=self.shards,
+            tls=self._tls,
             is_us=Ours(
                 config.hostname, [parse_endpoint(text) for listen in config.listen for text in listen.address]
             ),

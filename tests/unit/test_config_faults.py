@@ -258,6 +258,15 @@ FAULTS = [
     ("[deliver]\nqueue = false\n[[route]]\ndeliver = 'mx'", [
         "F:4: route.deliver: mx needs the queue (queue = true): before the 250 mail goes to one next hop"
     ]),
+    ("[deliver]\nqueue = false\n[[source]]\nname = 'a'\nipv4 = '127.0.0.2'\n"
+     "[[route]]\nsources = { a = 1 }\ndeliver = 'smtp://127.0.0.9'\n"
+     "[[route]]\ndeliver = 'smtp://127.0.0.9'\ntls = 'verified'\nsender = '<>'", [
+        "F:7: route.sources: need the queue (queue = true)",
+        "F:11: route.tls: verified needs the queue (queue = true)",
+    ]),
+    ("[[accept]]\ndomain = 'a.example'\nqueue = false\n[[route]]\ndeliver = 'mx'", [
+        "F:5: route.deliver: mx needs the queue (queue = true): before the 250 mail goes to one next hop"
+    ]),
     ("[[accept]]\ndomain = 'a.example'\ndeliver = 'mx'\nqueue = false", [
         "F:3: accept.deliver: mx needs the queue (queue = true): before the 250 mail goes to one next hop"
     ]),

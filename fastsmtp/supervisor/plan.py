@@ -260,10 +260,11 @@ class ServerPlan:
         if not table.certificate:
             # Kept: a worker could not read it any more.
             self._made[table] = self_made(pathlib.Path(self.state), self.loaded.config.hostname)
-        if self._asks(table):
+        files = [path for path in (table.client_ca, table.client_crl) if path and self._asks(table)]
+        if any(path not in self._pem for path in files):
             read_authorities(table.client_ca, table.client_crl)
-            for path in filter(None, (table.client_ca, table.client_crl)):
-                self._pem.setdefault(path, pathlib.Path(path).read_bytes())
+            for path in files:
+                self._pem[path] = pathlib.Path(path).read_bytes()
         return self._engine(table, self._pem)
 
     def _engine(self, table: Tls, pem: Mapping[str, bytes]) -> ServerTls:

@@ -521,7 +521,7 @@ class Flooding(Echo):
         self.server.changed.set()
 
 
-FLOOD = 8 * 1_048_576
+FLOOD = 4 * 1_048_576
 
 
 def test_a_client_that_takes_nothing_is_told_of_and_gets_all_of_it_later(

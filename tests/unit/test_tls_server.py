@@ -201,6 +201,17 @@ def test_the_age_of_the_ticket_keys_is_known(default: Credentials) -> None:
     assert ServerTls(default, clock=lambda: 42.0).made_at == 42.0
 
 
+def test_ciphers_are_those_of_the_list_that_are_safe(default: Credentials) -> None:
+    server = ServerTls(default, ciphers="ECDHE-ECDSA-AES128-GCM-SHA256:AES128-SHA:RC4-MD5")
+    old = client_context(ssl.TLSVersion.TLSv1_2)
+    assert shake(server, client=old)[0].cipher == "ECDHE-ECDSA-AES128-GCM-SHA256"
+    old.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
+    with pytest.raises(ssl.SSLError):
+        shake(server, client=old)
+    # TLS 1.3 has its own.
+    assert shake(server)[0].cipher.startswith("TLS_")
+
+
 def test_a_key_never_stands_in_a_repr(default: Credentials) -> None:
     assert repr(default) == "Credentials('default.example.pem')"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fastsmtp.config.flags import Flags
     from fastsmtp.config.load import Loaded
-    from fastsmtp.config.model import PythonStage
+    from fastsmtp.config.rules import PythonStage
     from fastsmtp.config.settings import Settings
     from fastsmtp.policy.facts import Client
     from fastsmtp.policy.stage import Stage

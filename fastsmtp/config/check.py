@@ -14,8 +14,9 @@ from fastsmtp.config.dest import NEXT_HOPS, Dest, parse_dest
 from fastsmtp.config.endpoint import is_loopback, parse_endpoint
 from fastsmtp.config.host import Host
 from fastsmtp.config.lines import Path
-from fastsmtp.config.model import ANY_DOMAIN, DELAY_MOST_S, NOBODY, Config, Listen, Policy, Tls
+from fastsmtp.config.model import ANY_DOMAIN, NOBODY, Config, Listen, Tls
 from fastsmtp.config.names import parse_host_name
+from fastsmtp.config.rules import DELAY_MOST_S, Policy
 from fastsmtp.config.settings import AcceptTable
 from fastsmtp.config.toml import NO_CERTIFICATE, Built, fault_line
 from fastsmtp.config.tree import Tree

@@ -23,8 +23,8 @@ from typing import Any, Final
 from fastsmtp.config.environment import number
 from fastsmtp.config.host import Host
 from fastsmtp.config.lines import Path
-from fastsmtp.config.model import DELAY_MOST_S
 from fastsmtp.config.names import parse_accept_domain
+from fastsmtp.config.rules import DELAY_MOST_S
 from fastsmtp.config.settings import AcceptTable
 from fastsmtp.config.tree import Tree
 from fastsmtp.records import dataclass, field

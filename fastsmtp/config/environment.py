@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from fastsmtp.config.denymail import denymail_of
-from fastsmtp.config.model import DELAY_MOST_S
+from fastsmtp.config.rules import DELAY_MOST_S
 from fastsmtp.records import replace
 
 if TYPE_CHECKING:

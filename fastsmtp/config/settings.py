@@ -17,20 +17,7 @@ from fastsmtp.config.dest import is_next_hop, parse_dest
 from fastsmtp.config.environment import apply
 from fastsmtp.config.forms import check_network
 from fastsmtp.config.lists import Lists, checked, parse_recipients, parse_signatures
-from fastsmtp.config.model import (
-    ANY_DOMAIN,
-    NOBODY,
-    Config,
-    Deliver,
-    Dnsbl,
-    Dnswl,
-    Limits,
-    Listen,
-    Policy,
-    Rhsbl,
-    SignatureRule,
-    Tls,
-)
+from fastsmtp.config.model import ANY_DOMAIN, NOBODY, Config, Deliver, Limits, Listen, Tls
 from fastsmtp.config.model import (
     Accept as AcceptRule,
 )
@@ -45,6 +32,7 @@ from fastsmtp.config.names import (
 )
 from fastsmtp.config.patterns import NO_PATTERNS, AddressPatterns, parse_pattern, parse_patterns
 from fastsmtp.config.routes import Route, RouteTable, Routing, Rule, Source
+from fastsmtp.config.rules import Dnsbl, Dnswl, Policy, Rhsbl, SignatureRule
 from fastsmtp.config.systems import NO_SYSTEMS, Systems
 from fastsmtp.config.zones import Answers, Zone
 from fastsmtp.errors import ConfigError

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fnmatch import translate
 from typing import Final
 
-from fastsmtp.config.model import P0fMatch
+from fastsmtp.config.rules import P0fMatch
 
 # p0f has some 60 names; more can only come from whoever writes its signatures.
 _KEPT_MOST: Final = 1_000

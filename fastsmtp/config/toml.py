@@ -18,8 +18,9 @@ from fastsmtp import records
 from fastsmtp.config import notbuilt
 from fastsmtp.config.forms import FORMS, LISTS
 from fastsmtp.config.lines import Path, find_lines
-from fastsmtp.config.model import ANY_DOMAIN, Config, Limits, Listen, Policy, ServerName, Tls
+from fastsmtp.config.model import ANY_DOMAIN, Config, Limits, Listen, ServerName, Tls
 from fastsmtp.config.outgoing import Weight
+from fastsmtp.config.rules import Policy
 from fastsmtp.config.tree import Tree, dotted
 from fastsmtp.errors import ConfigError
 

@@ -16,33 +16,35 @@ from fastsmtp.config.lines import Path
 from fastsmtp.config.lists import entries
 from fastsmtp.config.model import (
     Accept,
-    Clients,
     Config,
     Deliver,
     Dns,
-    Dnsbl,
-    Dnswl,
-    HeloRule,
     Limits,
     Listen,
     Log,
     Metrics,
+    Queue,
+    Relay,
+    ServerName,
+    Tls,
+)
+from fastsmtp.config.outgoing import Remote, Route, Source, Weight
+from fastsmtp.config.rules import (
+    Clients,
+    Dnsbl,
+    Dnswl,
+    HeloRule,
     Mfcheck,
     P0f,
     P0fMatch,
     Policy,
     PythonStage,
-    Queue,
-    Relay,
     RequireTls,
     ReverseDns,
     Rhsbl,
-    ServerName,
     SignatureRule,
     Tarpit,
-    Tls,
 )
-from fastsmtp.config.outgoing import Remote, Route, Source, Weight
 from fastsmtp.config.tree import dotted
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from fastsmtp.config.model import DELAY_MOST_S
+from fastsmtp.config.rules import DELAY_MOST_S
 from fastsmtp.fingerprint import Fingerprint
 from fastsmtp.reply import Reply
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import GeneratorType
 from typing import Any
 
-from fastsmtp.config.model import Config, Policy, PythonStage
+from fastsmtp.config.model import Config
+from fastsmtp.config.rules import Policy, PythonStage
 from fastsmtp.errors import ConfigError
 from fastsmtp.policy.decision import Decision
 from fastsmtp.policy.facts import Phase

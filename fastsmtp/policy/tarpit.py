@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from fastsmtp.config.model import DELAY_MOST_S
+from fastsmtp.config.rules import DELAY_MOST_S
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Decision, Delay, Tag, passed
 from fastsmtp.policy.facts import Facts

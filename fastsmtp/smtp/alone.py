@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from fastsmtp.authorities import Authorities
     from fastsmtp.config.load import Loaded
-    from fastsmtp.config.model import PythonStage, Tls
+    from fastsmtp.config.model import Tls
+    from fastsmtp.config.rules import PythonStage
     from fastsmtp.config.zones import Zone
     from fastsmtp.log import Log, LogWriter
     from fastsmtp.message import Envelope

@@ -19,7 +19,7 @@ from fastsmtp._body import HeaderScanner
 from fastsmtp._parser import Path, parse_mailbox
 from fastsmtp._session import Event, Session
 from fastsmtp.address import Address
-from fastsmtp.config.model import DELAY_MOST_S
+from fastsmtp.config.rules import DELAY_MOST_S
 from fastsmtp.errors import TemporaryError
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy import header

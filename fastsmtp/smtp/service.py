@@ -34,7 +34,7 @@ from fastsmtp.smtp.meters import Measured, WorkerMeter
 from fastsmtp.smtp.profile import Profile
 
 if TYPE_CHECKING:
-    from fastsmtp.config.model import PythonStage
+    from fastsmtp.config.rules import PythonStage
     from fastsmtp.resolver import Asker
     from fastsmtp.smtp.answerers import ClosableAnswerer
     from fastsmtp.smtp.inquiry import Answerer

@@ -10,7 +10,7 @@ import pytest
 
 from fastsmtp import reply
 from fastsmtp.certificate import make_certificate
-from fastsmtp.config.model import DELAY_MOST_S
+from fastsmtp.config.rules import DELAY_MOST_S
 from fastsmtp.policy.decision import Decision, Delay, passed, reject
 from fastsmtp.policy.facts import Facts
 from fastsmtp.smtp.service import COMMAND_WINDOW_BYTES

@@ -12,7 +12,7 @@ import pytest
 
 from fastsmtp import reply
 from fastsmtp.config import environment
-from fastsmtp.config.model import Policy
+from fastsmtp.config.rules import Policy
 from fastsmtp.config.toml import hints
 from fastsmtp.policy import helo, reverse_dns
 from fastsmtp.reply import Reply

@@ -12,7 +12,8 @@ from fastsmtp.address import Address
 from fastsmtp.config.flags import Flags
 from fastsmtp.config.lists import Lists
 from fastsmtp.config.load import Loaded, load
-from fastsmtp.config.model import Config, Limits, Listen, Policy, Tls
+from fastsmtp.config.model import Config, Limits, Listen, Tls
+from fastsmtp.config.rules import Policy
 from fastsmtp.config.settings import Settings, compile_settings, list_paths
 from fastsmtp.config.write import as_json, effective
 from fastsmtp.errors import ConfigError

@@ -16,7 +16,7 @@ from fastsmtp._parser import parse_mailbox
 from fastsmtp.address import Address
 from fastsmtp.cli import main
 from fastsmtp.config.load import load
-from fastsmtp.config.model import PythonStage
+from fastsmtp.config.rules import PythonStage
 from fastsmtp.config.settings import Settings
 from fastsmtp.errors import ConfigError
 from fastsmtp.policy.decision import Decision, Verdict

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fastsmtp.address import Address
 from fastsmtp.config.load import load
-from fastsmtp.config.model import P0fMatch
+from fastsmtp.config.rules import P0fMatch
 from fastsmtp.config.settings import Settings
 from fastsmtp.config.systems import Systems
 from fastsmtp.fingerprint import (

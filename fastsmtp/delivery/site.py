@@ -295,11 +295,13 @@ class Site:
             _settle(pending, outcomes)
         finally:
             self._is_settling = False
-        first = outcomes[0]
-        is_put_off = type(first) is Retry and all(type(outcome) is Retry for outcome in outcomes)
-        if type(first) is Retry and is_put_off:
-            self.last = first
-        self._feel(is_good=not is_put_off)
+        if refusal is not None and refusal.code < 500:
+            first = outcomes[0]
+            self.last = first if type(first) is Retry else self.last
+            self._feel(is_good=False)
+        else:
+            # What is said of recipients or a message (greylisting, full mailboxes) is nothing against the site.
+            self._feel(is_good=True, grows=type(outcomes[-1]) is not Retry)
         need = self._needs.get(lane)
         if need is not None:
             waiting = self._waiting[need]
@@ -421,6 +423,7 @@ class Site:
     async def _dialled(self, need: Need, waiting: Waiting) -> Lane | None:
         """A connection; None when nothing waits any more, or what waited was settled because there is none."""
         failed: Retry | None = None
+        insecure: Retry | None = None
         unfit = False
         tried = 0
         for target in self._dialer.targets(self):
@@ -439,6 +442,9 @@ class Site:
                 lane = await self._dialer.dial(self, need, target, pending.route, pending.identity)
             except errors.SourceUnusable:
                 raise
+            except errors.NextHopInsecure as error:
+                hop = Hop(target.host, target.address, target.port, target.path, need.source.name)
+                insecure = Retry(reply.of_error(error), str(error), False, str(hop), need.source.name, hop)
             except errors.TemporaryError as error:
                 hop = Hop(target.host, target.address, target.port, target.path, need.source.name)
                 failed = Retry(reply.of_error(error), str(error), False, str(hop), need.source.name, hop)
@@ -446,6 +452,11 @@ class Site:
             else:
                 self.passed_over.pop(target.address, None)
                 return lane
+        if insecure is not None and failed is None:
+            # They answer, and others may have mail for them: nothing against the site.
+            while waiting.pending:
+                waiting.pending.popleft().finish(insecure)
+            return None
         self._none(need, waiting, failed, unfit=unfit)
         return None
 
@@ -491,15 +502,17 @@ class Site:
                 pending = waiting.pending.popleft()
                 pending.finish(pending.last or self._paused(pending))
 
-    def _feel(self, *, is_good: bool) -> None:
-        """What a transaction says of the site."""
+    def _feel(self, *, is_good: bool, grows: bool = True) -> None:
+        """What a transaction says of the site: whether it works, and whether it may be asked for more."""
         if is_good:
             self._put_off = 0
             if self.pause_s:
                 self.pause_s = 0.0
                 if self._dialer.log is not None:
                     self._dialer.log.line("site_resumed", what=self.name)
-            if self.window < self._remote.connections:
+            if not grows:
+                self.window = max(1, self.window - 1)
+            elif self.window < self._remote.connections:
                 self.window += 1
             return
         self._put_off += 1

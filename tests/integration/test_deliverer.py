@@ -624,6 +624,20 @@ def test_a_site_that_puts_everything_off_pauses() -> None:
         assert hop.verbs.count(b"MAIL") == 10
 
 
+@pytest.mark.parametrize("at", [b"RCPT", b"DATA", b"."])
+def test_what_is_said_of_recipients_and_messages_is_nothing_against_the_site(at: bytes) -> None:
+    """Greylisting: everybody is put off the first time, and nobody may wait because of another."""
+    hop = NextHop(answers={at: [b"450 4.7.1 Greylisted"] * 30})
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        became = [
+            shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)) for _ in range(31)
+        ]
+        assert became == ["R"] * 30 + ["D"]
+
+
 def test_who_waits_at_the_end_is_cancelled() -> None:
     hop = NextHop(answers={b".": SILENCE})
     deliverer = make()

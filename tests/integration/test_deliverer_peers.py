@@ -46,8 +46,6 @@ def sink(request: pytest.FixtureRequest) -> Iterator[SmtpSink]:
         ("-p", "-E", "-N", "-C", "-F"),
         ("-L", "-p"),
         ("-8",),
-        ("-H", "1"),
-        ("-w", "1"),
     ],
     ids=" ".join,
     indirect=True,
@@ -68,6 +66,16 @@ def test_mail_reaches_smtp_sink_as_it_was_sent(sink: SmtpSink) -> None:
             text = mail.whole.replace(b"\r\n", b"\n")
             wanted.append(text if text.endswith(b"\n") else text + b"\n")
         assert sorted(sink.new()) == sorted(wanted)
+
+
+@needs("smtp-sink")
+@pytest.mark.parametrize("sink", [("-H", "1"), ("-w", "1")], ids=" ".join, indirect=True)
+def test_a_slow_server_is_waited_for(sink: SmtpSink) -> None:
+    deliverer = make()
+
+    @scenario(deliverer)
+    async def _() -> None:
+        assert shown(await deliverer.deliver(Stored(), JOE, sink.dest)) == "D"
 
 
 ERRORS = [

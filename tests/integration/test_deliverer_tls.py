@@ -275,3 +275,17 @@ def test_a_host_that_must_be_verified_never_hears_mail_in_clear_though_others_do
             )
             assert [shown(one) for one in outcomes] == ["D", "R"]
         assert len(hop.messages) == 3
+
+
+def test_what_is_not_safe_enough_for_one_is_no_pause_for_others(authority: Authority) -> None:
+    hop, port = hop_with(server_context(authority.sign("other.example")))
+    log = ListLog()
+    deliverer = make(zone(), port=port, log=log, remote={"idle_s": 0.0})
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for _ in range(3):
+            assert shown(await deliverer.deliver(Stored(), JOE, route("mx", tls="verified"))) == "R"
+            assert shown(await deliverer.deliver(Stored(), JOE, route("mx"))) == "D"
+        assert {event for event, _ in log.lines} == {"next_hop_tls_failed"}
+        assert hop.secured == [True] * 3

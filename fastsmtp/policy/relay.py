@@ -36,10 +36,8 @@ def know_client(facts: Facts, settings: Settings) -> Decision | None:
     client = facts.client
     if client.origin is not Origin.SOCKET and client.address.is_loopback:
         return None
-    if settings.relay_suffix is not None:
-        return _QMAIL_RELAY_CLIENT if settings.is_compatible else _RELAY_CLIENT
     is_exempt = bool(settings.exempt) and client.address in settings.exempt
-    if settings.relay and client.address in settings.relay:
+    if settings.relay_suffix is not None or (settings.relay and client.address in settings.relay):
         return _QMAIL_RELAY_CLIENT if settings.is_compatible and not is_exempt else _RELAY_CLIENT
     return _EXEMPT_CLIENT if is_exempt else None
 
@@ -74,7 +72,8 @@ def know_certificate(facts: Facts, settings: Settings) -> Decision | None:
     granted = _granted(tls.certificate, settings)
     if not granted:
         return None
-    return passed(Grant(may_relay=True, skips_checks=not settings.is_compatible, certificate=granted))
+    skips_checks = client.skips_checks or not settings.is_compatible
+    return passed(Grant(may_relay=True, skips_checks=skips_checks, certificate=granted))
 
 
 def _granted(certificate: CertificateFacts, settings: Settings) -> str:

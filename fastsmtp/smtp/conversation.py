@@ -663,6 +663,7 @@ class Conversation:
         """Somebody else is the client now (XCLIENT): nothing that was found counts any more."""
         self.restart()
         self.pending = None
+        self.facts.refused = 0
         self.facts.forget(Phase.CLIENT)
 
     def failed(self, error: BaseException) -> None:

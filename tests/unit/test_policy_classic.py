@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from fastsmtp.fingerprint import Fingerprint, P0fQuestion
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy import badmailfrom, denymail, relay, require_tls, tarpit
 from fastsmtp.policy.decision import Decision, Delay, Fingerprinted, Grant, Held, Tag, Verdict
-from fastsmtp.policy.facts import Client, Facts, Phase, TlsFacts
+from fastsmtp.policy.facts import CertificateFacts, Client, Facts, Phase, TlsFacts
 from fastsmtp.policy.rules import stages_of
 from fastsmtp.policy.runner import Plan, Round
 from fastsmtp.policy.stage import Stage
@@ -387,6 +388,25 @@ def test_a_relay_client_meets_no_check_but_those_of_the_patches_when_compatible(
     # RELAYCLIENT exempts from badrcptto and the lists of domains, and from nothing else.
     expected = ("", 0, "", "") if theirs[3] in ("badrcptto", "rhsbl") else theirs
     assert Session(compatible(under), may_relay=True).say(sender, recipient) == expected
+
+
+def test_a_certificate_or_relayclient_takes_no_exemption_away() -> None:
+    under = replace(compatible(settings(exempt=["192.0.2.0/24"])), relay_suffix=b"")
+    known = facts()
+    granted = relay.know_client(known, under)
+    assert granted is not None
+    (grant,) = granted.effects
+    assert isinstance(grant, Grant)
+    assert (grant.may_relay, grant.skips_checks) == (True, True)
+    known.client.skips_checks = True
+    under = replace(under, relay_suffix=None, certificates=frozenset({b"joe@example.org"}))
+    known.tls = TlsFacts("TLSv1.3", "TLS_AES_128_GCM_SHA256", 128)
+    known.tls.certificate = CertificateFacts("", "sha256:00", (b"joe@example.org",))
+    granted = relay.know_certificate(known, under)
+    assert granted is not None
+    (grant,) = granted.effects
+    assert isinstance(grant, Grant)
+    assert (grant.may_relay, grant.skips_checks) == (True, True)
 
 
 def test_who_is_exempt_stays_exempt_when_compatible() -> None:

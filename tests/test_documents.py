@@ -49,6 +49,22 @@ def test_every_target_of_the_makefile_is_explained_at_its_top() -> None:
     assert set(re.findall(r"make (\w+)", text.partition("\n\n")[0])) == targets - {"build"}
 
 
+def test_every_test_that_the_patch_page_names_exists() -> None:
+    """`tests/...py` or `tests/...py::test_...`; each line of the page that we act on has one."""
+    text = (ROOT / "docs" / "patch-page.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 30
+    for path, function in named:
+        source = (ROOT / path).read_text()
+        assert not function or re.search(rf"^(?:async )?def {function}\(", source, re.MULTILINE), (
+            path,
+            function,
+        )
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "| Shown by |" not in line]
+    unproven = [row for row in rows if "`tests/" not in row and "not ours" not in row]
+    assert unproven == []
+
+
 def test_every_command_of_the_documents_exists() -> None:
     """What stands in a block of code and begins with fastsmtp; the design also names what comes later."""
     for document in DOCUMENTS:

@@ -18,9 +18,8 @@ Rank 0.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from fastsmtp._metrics import Board, Cell, Sheet, Spread
+from fastsmtp.typed import ClassVar
 
 __all__ = ["LATENCIES_S", "Board", "Cell", "Counter", "Declared", "Gauge", "Histogram", "Sheet", "Spread"]
 

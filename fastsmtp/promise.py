@@ -6,7 +6,8 @@ Rank 3: waits on the loop where it is awaited.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, cast
+
+from fastsmtp.typed import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import asyncio

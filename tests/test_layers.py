@@ -23,6 +23,7 @@ RANKS = {
         "errors",
         "patterns",
         "records",
+        "typed",
         "clock",
         "_metrics",
         "metrics",

@@ -6,7 +6,8 @@ Rank 2, and cheap to import.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from fastsmtp.typed import Any
 
 
 def about(

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final
+
+from fastsmtp.typed import Final
 
 _TABLES: Final = struct.Struct("<512I")
 _SLOT: Final = struct.Struct("<II")

@@ -6,7 +6,6 @@ Faults stop a start or a reload; warnings are said and lived with.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from fastsmtp.config.ciphers import choose
 from fastsmtp.config.denymail import NOBOUNCE, SPAM
@@ -21,6 +20,7 @@ from fastsmtp.config.settings import AcceptTable
 from fastsmtp.config.toml import NO_CERTIFICATE, Built, fault_line
 from fastsmtp.config.tree import Tree
 from fastsmtp.records import dataclass
+from fastsmtp.typed import Final
 
 # p0f 3's default of -S.
 _P0F_CLIENTS: Final = 20

@@ -10,14 +10,17 @@ Rank 2; ssl costs 25 ms to import, so it is imported where a list is looked at.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final, NamedTuple
+
+from fastsmtp.records import dataclass
+from fastsmtp.typed import Final
 
 # Forward secrecy only, AEAD first (RFC 9325 section 4.2).  CBC stays at the end: Windows Server 2012 R2
 # has nothing better for RSA certificates, and a sender that finds no common cipher falls back to clear text.
 SAFE: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!eNULL:!PSK:!SRP"
 
 
-class Ciphers(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ciphers:
     """What an operator's list comes to.
 
     used     for OpenSSL: names with colons between, or SAFE when none of the list is safe

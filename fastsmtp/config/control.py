@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Callable, Iterator
-from typing import Any, Final
 
 from fastsmtp.config.environment import number
 from fastsmtp.config.host import Host
@@ -28,6 +27,7 @@ from fastsmtp.config.rules import DELAY_MOST_S
 from fastsmtp.config.settings import AcceptTable
 from fastsmtp.config.tree import Tree
 from fastsmtp.records import dataclass, field
+from fastsmtp.typed import Any, Final
 
 USER: Final = "qmaild"
 RULES: Final = "/etc/tcp.smtp.cdb"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+
+from fastsmtp.typed import Final
 
 SPAM: Final = "SPAM"
 NOBOUNCE: Final = "NOBOUNCE"

@@ -6,12 +6,11 @@ lmtp+unix:PATH · qmail-queue[:PATH] · pipe:COMMAND
 
 from __future__ import annotations
 
-from typing import Final
-
 from fastsmtp import patterns
 from fastsmtp.config import notbuilt
 from fastsmtp.config.endpoint import parse_host_port
 from fastsmtp.records import dataclass
+from fastsmtp.typed import Final
 
 PORTS: Final = {"smtp": 25, "lmtp": 24}
 """Default ports: RFC 5321 section 4.5.4.2; lmtp is 24 at IANA, and never 25 (RFC 2033 section 5)."""

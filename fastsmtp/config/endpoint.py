@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_pton  # socket itself makes enumerations of it, for 4 ms
-from typing import Final
 
 from fastsmtp import patterns
+from fastsmtp.typed import Final
 
 _LABEL: Final = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 _NAME: Final = patterns.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")

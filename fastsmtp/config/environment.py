@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
 
 from fastsmtp.config.denymail import denymail_of
 from fastsmtp.config.rules import DELAY_MOST_S
 from fastsmtp.records import replace
+from fastsmtp.typed import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from fastsmtp.config.settings import Settings

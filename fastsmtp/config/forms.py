@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from fastsmtp import patterns
 from fastsmtp.config.dest import parse_dest
@@ -22,6 +21,7 @@ from fastsmtp.config.names import (
 )
 from fastsmtp.config.patterns import check_pattern
 from fastsmtp.config.zones import parse_answers
+from fastsmtp.typed import Final
 
 # RFC 5322 section 2.2 allows more; no program that reads the field needs it.
 _HEADER_NAME: Final = patterns.compile(r"[A-Za-z][A-Za-z0-9-]{0,70}")

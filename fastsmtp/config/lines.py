@@ -7,9 +7,8 @@ kept and only follows it: tables, keys, strings, arrays, inline tables.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
 from fastsmtp import patterns
+from fastsmtp.typed import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import re

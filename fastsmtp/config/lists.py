@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final
 
 from fastsmtp import patterns
 from fastsmtp.config.cdb import is_cdb, read_cdb
 from fastsmtp.config.names import parse_domain_name, spellings
 from fastsmtp.records import dataclass, field
+from fastsmtp.typed import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from fastsmtp._signatures import Signatures

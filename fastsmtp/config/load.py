@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp.records import dataclass, field
+from fastsmtp.typed import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from fastsmtp.config.control import Home
@@ -152,11 +152,13 @@ def _environment(host: Host) -> tuple[dict[str, str], list[str]]:
 
 
 def _given(values: Mapping[str, Any] | None) -> Tree:
-    import copy
-
     from fastsmtp.config.tree import Tree
 
-    return Tree(copy.deepcopy(dict(values or {})), is_program=values is not None)
+    if values is None:
+        return Tree({})
+    import copy
+
+    return Tree(copy.deepcopy(dict(values)), is_program=True)
 
 
 def _place(file: str | None, fault: str) -> int:

@@ -13,12 +13,11 @@ Rank 2, and cheap to import: no msgspec, no look at the machine.
 
 from __future__ import annotations
 
-from typing import Final
-
 from fastsmtp.config.about import about
 from fastsmtp.config.outgoing import Remote, Route, Source
 from fastsmtp.config.rules import Policy
 from fastsmtp.records import dataclass, field
+from fastsmtp.typed import Final
 
 ANY_DOMAIN: Final = "*"
 """In Accept.domain: every domain.  For the trial and for programs; a file can't say it: an open relay."""

@@ -8,10 +8,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
 
 from fastsmtp import patterns
 from fastsmtp.address import Address
+from fastsmtp.typed import Final
 
 # RFC 1123 section 2.1 label; "_" is no host name but stands in mail domains of the real world.
 _LABEL: Final = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"

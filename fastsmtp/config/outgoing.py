@@ -8,17 +8,28 @@ Rank 2, and cheap to import.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from fastsmtp.config.about import about
 from fastsmtp.records import dataclass, field
 
 
-class Weight(NamedTuple):
-    """One entry of a [[route]]'s sources: which source, and its share."""
+class Weight(tuple[str, int]):
+    """One entry of a [[route]]'s sources: which source, and its share.
 
-    name: str
-    weight: int
+    No NamedTuple: that is made by compiling text, which `fastsmtp smtpd` would do for each connection.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, name: str, weight: int) -> Weight:
+        return super().__new__(cls, (name, weight))
+
+    @property
+    def name(self) -> str:
+        return self[0]
+
+    @property
+    def weight(self) -> int:
+        return self[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,11 @@ address is looked up in the same time.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
 
 from fastsmtp import patterns as later
 from fastsmtp.config.lists import entries
 from fastsmtp.config.names import parse_domain_name, parse_host_name, spellings
+from fastsmtp.typed import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from fastsmtp._parser import Path

@@ -12,10 +12,10 @@ Rank 2: pure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from fastsmtp.config.dest import Dest, parse_dest
 from fastsmtp.records import dataclass, replace
+from fastsmtp.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastsmtp.config.settings import AcceptTable

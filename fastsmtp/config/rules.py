@@ -5,11 +5,10 @@ Rank 2, and as cheap to import.
 
 from __future__ import annotations
 
-from typing import Final
-
 from fastsmtp.config.about import about
 from fastsmtp.config.denymail import LEGACY, MODERN, WORDS
 from fastsmtp.records import dataclass, field
+from fastsmtp.typed import Final
 
 DELAY_MOST_S: Final = 225.0
 """No reply is held back longer.  A client waits 5 minutes for one (RFC 5321 section 4.5.3.2); up to 60 s of them are

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
 
 from fastsmtp.address import Networks
 from fastsmtp.config.cdb import Cdb, is_cdb
@@ -37,6 +36,7 @@ from fastsmtp.config.systems import NO_SYSTEMS, Systems
 from fastsmtp.config.zones import Answers, Zone
 from fastsmtp.errors import ConfigError
 from fastsmtp.records import dataclass, field
+from fastsmtp.typed import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from fastsmtp._signatures import Signatures

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fnmatch import translate
-from typing import Final
 
 from fastsmtp.config.rules import P0fMatch
+from fastsmtp.typed import Final
 
 # p0f has some 60 names; more can only come from whoever writes its signatures.
 _KEPT_MOST: Final = 1_000

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from fastsmtp import patterns
 from fastsmtp.address import Address
 from fastsmtp.config.cdb import is_cdb, read_cdb
 from fastsmtp.records import dataclass
+from fastsmtp.typed import Final
 
 EXPANDED_MAX: Final = 65_536
 """Keys that the ranges of one line may come to: two octets' worth."""

@@ -10,9 +10,7 @@ import functools
 import re
 import sys
 import types
-import typing
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
 
 from fastsmtp import records
 from fastsmtp.config import notbuilt
@@ -23,6 +21,7 @@ from fastsmtp.config.outgoing import Weight
 from fastsmtp.config.rules import Policy
 from fastsmtp.config.tree import Tree, dotted
 from fastsmtp.errors import ConfigError
+from fastsmtp.typed import Any, Final, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -119,7 +118,7 @@ class _Builder:
         if not isinstance(raw, dict):
             self.fault(path, "must be a table")
             raw = {}
-        fields = records.fields(typing.cast(Any, cls))
+        fields = records.fields(cast(Any, cls))
         fields = tuple(field for field in fields if field.name not in known)
         raw = self.refuse_unknown(raw, path, {field.name for field in fields})
         return cls(**known, **{field.name: self.field(cls, field, raw, path, under) for field in fields})
@@ -190,14 +189,14 @@ class _Builder:
         """A value that is there: a table, an array of tables, or a plain value."""
         if records.is_dataclass(hint):
             inherited = None if under is None else getattr(under, field.name)
-            return self.table(typing.cast(type, hint), raw, path, inherited)
+            return self.table(cast(type, hint), raw, path, inherited)
         item = _item(hint)
         if item is ServerName:
             return self.named(raw, path)
         if item is Weight:
             return self.weights(raw, path)
         if item is not None and records.is_dataclass(item):
-            return self.tables(typing.cast(type, item), raw, path)
+            return self.tables(cast(type, item), raw, path)
         return self.value(field, hint, raw, path)
 
     def tables(self, cls: type, raw: Any, path: Path) -> tuple[Any, ...]:
@@ -339,13 +338,13 @@ def _listed(choices: tuple[str, ...]) -> str:
 def _bare(hint: Any) -> Any:
     """X of X | None."""
     if isinstance(hint, types.UnionType):
-        return next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+        return next(kind for kind in hint.__args__ if kind is not types.NoneType)
     return hint
 
 
 def _item(hint: Any) -> Any:
     """X of tuple[X, ...]; None for anything else."""
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+    return hint.__args__[0] if getattr(hint, "__origin__", None) is tuple else None
 
 
 def _placeholder(hint: Any) -> Any:

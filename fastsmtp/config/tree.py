@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 from fastsmtp.config.lines import Path
+from fastsmtp.typed import Any
 
 
 class Tree:

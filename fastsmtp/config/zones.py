@@ -10,9 +10,9 @@ from __future__ import annotations
 from _socket import AF_INET, inet_ntop, inet_pton
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final
 
 from fastsmtp.records import dataclass
+from fastsmtp.typed import Final
 
 _LOOPBACK: Final = 127
 _REFUSAL: Final = 0x7FFFFF

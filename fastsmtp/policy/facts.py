@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from fastsmtp.policy.decision import Decision, Held, Tag
+from fastsmtp.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastsmtp._body import HeaderFacts

@@ -6,7 +6,6 @@ Rank 4: pure.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
 
 from fastsmtp.config.denymail import DNSCHECK
 from fastsmtp.config.settings import Settings
@@ -14,6 +13,7 @@ from fastsmtp.policy import greeting, limits, message, relay, score
 from fastsmtp.policy.facts import Phase
 from fastsmtp.policy.runner import HELD
 from fastsmtp.policy.stage import Mode, Stage
+from fastsmtp.typed import cast
 
 # What holds whatever the configuration says of rules.
 STAGES: tuple[Stage, ...] = (

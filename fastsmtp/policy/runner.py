@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, reduce
 from types import GeneratorType
-from typing import Any, Protocol, cast
 
 from fastsmtp import reply
 from fastsmtp.config.settings import Settings
@@ -43,6 +42,7 @@ from fastsmtp.policy.decision import (
 )
 from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.stage import Asking, Failed, Mode, Question, Stage
+from fastsmtp.typed import Any, Protocol, cast
 
 # What an observer is told of every stage that ran: its opinion, or the exception that it raised.
 Observer = Callable[[Facts, Phase, Stage, "Decision | Exception | None"], None]

@@ -11,12 +11,12 @@ Rank 4: pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, Literal, Protocol
 
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy.decision import Decision
 from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.records import dataclass
+from fastsmtp.typed import Any, Literal, Protocol
 
 
 class Question(Protocol):

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
 
 from fastsmtp import reply
 from fastsmtp.metrics import Board
 from fastsmtp.policy.decision import Decision
 from fastsmtp.smtp.ids import SessionIds
 from fastsmtp.smtp.profile import Profile
+from fastsmtp.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from fastsmtp import _session, reply
 from fastsmtp._body import HeaderScanner
@@ -47,6 +46,7 @@ from fastsmtp.policy.runner import Round
 from fastsmtp.promise import Promise
 from fastsmtp.reply import Reply
 from fastsmtp.smtp.pause import Coming, Pause, Wait, rest
+from fastsmtp.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastsmtp._signatures import SignatureScanner

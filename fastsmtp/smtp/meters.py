@@ -9,10 +9,12 @@ Rank 8.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
-from fastsmtp._counters import Region
 from fastsmtp.metrics import Cell, Counter, Gauge, Histogram, Sheet
+from fastsmtp.typed import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from fastsmtp._counters import Region
 
 CONNECTIONS = Counter("fastsmtp_connections_total", "Connections that were accepted", "listener")
 OPEN = Gauge("fastsmtp_connections_open", "Connections that are open", "listener")
@@ -127,7 +129,6 @@ class ListenerMeter:
         HANDSHAKES.of(self._sheet, self._name, "ok" if protocol else "failed", protocol).inc()
 
 
-@runtime_checkable
 class Measured(Protocol):
     """What keeps counts of its own, and copies them into cells when asked."""
 
@@ -151,9 +152,10 @@ class WorkerMeter:
 
     def add(self, source: object) -> None:
         """Ask this one too, if it keeps counts."""
-        if isinstance(source, Measured):
-            source.measure(self._sheet)
-            self._publishers.append(source.publish)
+        if hasattr(source, "measure") and hasattr(source, "publish"):
+            measured: Measured = cast("Measured", source)
+            measured.measure(self._sheet)
+            self._publishers.append(measured.publish)
 
     def publish(self) -> None:
         self._dropped.set(getattr(self._log, "dropped", 0))

@@ -9,7 +9,8 @@ Rank 8.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+
+from fastsmtp.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastsmtp.promise import Promise

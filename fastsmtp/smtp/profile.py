@@ -7,7 +7,6 @@ at accept.  Rank 8.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from fastsmtp._session import Terms
 from fastsmtp.config.environment import apply, relevant
@@ -20,6 +19,7 @@ from fastsmtp.policy.runner import Plan, Round
 from fastsmtp.policy.stage import Stage
 from fastsmtp.smtp.meters import ListenerMeter
 from fastsmtp.smtp.received import ReceivedWriter
+from fastsmtp.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ssl

@@ -8,8 +8,6 @@ Rank 8.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NoReturn
-
 from fastsmtp import reply
 from fastsmtp._session import QUIT, STARTTLS, Event, Session
 from fastsmtp.errors import ConfigError
@@ -20,6 +18,7 @@ from fastsmtp.smtp.conversation import HANDLERS, Conversation
 from fastsmtp.smtp.life import HANDSHAKE_S, LINGER_BYTES, LINGER_S, RATE_WINDOW_S
 from fastsmtp.smtp.pause import Pause, rest
 from fastsmtp.smtp.wire import BODY_READ_BYTES, READ_BYTES, Gone, Late, Stopped, TlsFailed, Wire
+from fastsmtp.typed import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
     from fastsmtp.smtp.alone import Alone, LaterTls, SoleProfile
@@ -76,10 +75,11 @@ class Single:
 
     def serve(self) -> int:
         """The whole session; its exit status.  Everything that it needed is closed then."""
+        self._wire.begin()
         try:
-            with self._wire.not_blocking():
-                return self._serve()
+            return self._serve()
         finally:
+            self._wire.end()
             self._conversation.give_up()
             self._log_end()
             self._alone.close()

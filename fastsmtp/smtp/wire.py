@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import select
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,33 +47,42 @@ class Wire:
     bytes_in  octets read so far, under TLS those of the text
     """
 
-    __slots__ = ("_incoming", "_now", "_outgoing", "_read_end", "_stop", "_tls", "_write_end", "bytes_in")
+    __slots__ = (
+        "_incoming",
+        "_now",
+        "_outgoing",
+        "_read_end",
+        "_stop",
+        "_tls",
+        "_was",
+        "_write_end",
+        "bytes_in",
+    )
 
     def __init__(self, read_end: int, write_end: int, now: Callable[[], float], stop: int = -1) -> None:
         self._read_end = read_end
         self._write_end = write_end
         self._now = now
         self._stop = stop
+        self._was: list[tuple[int, bool]] = []
         self._tls: ssl.SSLObject | AskingObject | None = None
         self._incoming: ssl.MemoryBIO | None = None
         self._outgoing: ssl.MemoryBIO | None = None
         self.bytes_in = 0
 
-    @contextmanager
-    def not_blocking(self) -> Iterator[None]:
-        """No read or write waits beyond its deadline.
-
-        The flag belongs to the connection, not to us: whoever has it after us finds it as it was.
-        """
-        was = [(end, os.get_blocking(end)) for end in (self._read_end, self._write_end)]
-        for end, _ in was:
+    def begin(self) -> None:
+        """From now on no read or write waits beyond its deadline."""
+        self._was = [(end, os.get_blocking(end)) for end in (self._read_end, self._write_end)]
+        for end, _ in self._was:
             os.set_blocking(end, False)
-        try:
-            yield
-        finally:
-            for end, is_blocking in reversed(was):
-                with suppress(OSError):
-                    os.set_blocking(end, is_blocking)
+
+    def end(self) -> None:
+        """The flag belongs to the connection, not to us: whoever has it after us finds it as it was."""
+        for end, is_blocking in reversed(self._was):
+            try:
+                os.set_blocking(end, is_blocking)
+            except OSError:
+                continue
 
     # --- in --------------------------------------------------------------------------------------
 
@@ -185,6 +193,7 @@ class Wire:
     ) -> ssl.SSLObject | AskingObject:
         """A handshake as the server.  Raises TlsFailed, Gone, Late, Stopped."""
         import ssl
+        from contextlib import suppress
 
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls: ssl.SSLObject | AskingObject = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -209,6 +218,8 @@ class Wire:
 
     def finish(self, deadline_s: float, most_bytes: int) -> None:
         """After the last reply: end our side, and drop what still comes, or a reset would eat the reply."""
+        from contextlib import suppress
+
         with suppress(Gone, Late, Stopped):
             if self._tls is not None:
                 self._say_close(deadline_s)
@@ -223,6 +234,7 @@ class Wire:
 
     def _say_close(self, deadline_s: float) -> None:
         import ssl
+        from contextlib import suppress
 
         assert self._tls is not None
         with suppress(ssl.SSLError, OSError):
@@ -234,6 +246,7 @@ class Wire:
         if not stat.S_ISSOCK(os.fstat(self._write_end).st_mode):
             return False
         import socket
+        from contextlib import suppress
 
         with suppress(OSError), socket.socket(fileno=os.dup(self._write_end)) as ours:
             ours.shutdown(socket.SHUT_WR)

@@ -232,11 +232,11 @@ def test_how_it_ends(home: Home, said: bytes, last: str, status: int) -> None:
     assert home.queue.taken() == []
 
 
-def test_silence_is_421(home: Home) -> None:
+def test_silence_is_451_as_qmail_smtpd_has_it(home: Home) -> None:
     home.control(timeoutsmtpd="1")
     process = start(home)
     heard, _ = process.stdout.read(), process.wait(timeout=60)  # type: ignore[union-attr]
-    assert codes(heard.splitlines()) == ["220", "421"]
+    assert codes(heard.splitlines()) == ["220", "451"]
     assert process.returncode == 1
     process.communicate()
 

@@ -248,6 +248,16 @@ EVENTS: dict[str, Event] = {
         "A crash tore a message that nobody had been told was accepted",
         ("file", "offset", "size", "reason", "quarantine"),
     ),
+    "clock_set_back": Event(
+        NOTICE,
+        "The wall clock was set back: attempts that would have been far away are made sooner",
+        ("found",),
+    ),
+    "stranded": Event(
+        ERROR,
+        "A defect of ours: recipients in the queue have no next event; they get one with the next start",
+        ("found", "file", "reason"),
+    ),
     "queue_failed": Event(
         ERROR, "The disk refuses something that the queue needs; it is tried again", ("reason", "file")
     ),

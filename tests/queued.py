@@ -15,7 +15,7 @@ from fastsmtp.message import Envelope, Recipient
 from fastsmtp.queue.disk import InlineDisk
 from fastsmtp.queue.done import Done, DoneLog, Outcome
 from fastsmtp.queue.fileheader import Purpose
-from fastsmtp.queue.index import IndexFile
+from fastsmtp.queue.index import NAME, IndexFile
 from fastsmtp.queue.journal import Journal, LocalSource
 from fastsmtp.queue.model import Origins, QueuedMessage, encode
 from fastsmtp.queue.place import Place
@@ -88,7 +88,7 @@ def fill(
 
 
 def index_rows(state: pathlib.Path, rows: Sequence[Row]) -> None:
-    file = IndexFile(str(state / "queue" / "deferred"), version="0.1.0")
+    file = IndexFile(str(state / "queue" / NAME), version="0.1.0")
     file.open()
     with file.transaction():
         file.put(rows)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from fastsmtp import errors
 from fastsmtp.admin.protocol import ENTRIES, Entry, brief_entries, description, entry_of
+from fastsmtp.delivery.hands import InHand
 from fastsmtp.queue.deferred import DeferredIndex
 from fastsmtp.queue.model import QueuedMessage
 from fastsmtp.queue.place import Place
@@ -29,26 +29,6 @@ READS = 50
 
 _INDEXED = {"deferred": State.DUE, "held": State.HELD, "bouncing": State.BOUNCE, "deleting": State.DELETE}
 _WANTED = {"hold": State.HELD, "bounce": State.BOUNCE, "delete": State.DELETE}
-
-
-class InHand(NamedTuple):
-    """A recipient that the dispatcher has in memory.
-
-    is_under_way   a shard has it; else it waits for its turn
-    """
-
-    place: Place
-    recipient: int
-    site: str
-    is_under_way: bool
-
-
-class Whereabouts(Enum):
-    """Where a recipient is now."""
-
-    IN_HAND = 1
-    INDEXED = 2
-    OVER = 3
 
 
 class Readable(Protocol):
@@ -65,8 +45,8 @@ class Hands(Protocol):
     def in_hand(self) -> Iterator[InHand]:
         """All of them, now: a snapshot, or read to its end without a wait in between."""
 
-    def whereabouts(self, key: Key) -> Whereabouts:
-        """IN_HAND, INDEXED (the dispatcher let go of it and deferred it), OVER (delivered, failed, deleted)."""
+    async def settled(self) -> None:
+        """Until whatever the dispatcher has let go of by now is delivered, reported or deferred, durably."""
 
     def read(self, place: Place) -> Readable:
         """Raises errors.QueueDamaged, errors.StorageFailed."""
@@ -84,16 +64,14 @@ class Desk:
         self._wall = wall
 
     async def entries(self, filter: Filter, state: str) -> AsyncIterator[list[Entry]]:
-        hand = {_key(one): one.is_under_way for one in self._hands.in_hand()}
+        hand = {one.key: one.is_under_way for one in self._hands.in_hand()}
         if state not in _INDEXED:
             async for rows in self._fresh(filter):
                 yield _named(rows, hand, state)
         if state in ("active", "waiting"):
             # Taken for another attempt: those few, not a million rows.
-            keys = [key for key in hand if self._index.is_taken(key)]
-            for at in range(0, len(keys), ENTRIES):
-                some = await self._index.get(keys[at : at + ENTRIES])
-                yield _named([row for row in some if matches(filter, row)], hand, state)
+            async for rows in self._taken(filter):
+                yield _named(rows, hand, state)
             return
         filter = filter._replace(state=_INDEXED.get(state))
         after = 0
@@ -109,8 +87,11 @@ class Desk:
         wanted = _WANTED.get(action)
         count = 0
         if wanted is not None:
+            # Whatever is in hand, also for another attempt: what waits for its turn then isn't tried.
             async for rows in self._fresh(filter):
                 count += await self._pin(rows, wanted, now_ms)
+            async for rows in self._taken(filter):
+                count += await self._pin([row for row in rows if row.state < wanted], wanted, now_ms)
         if action == "hold":
             count += await self._index.hold(filter)
         elif action == "release":
@@ -126,14 +107,16 @@ class Desk:
     async def _pin(self, rows: list[Row], state: State, now_ms: int) -> int:
         if not rows:
             return 0
-        await self._index.pin([row._replace(state=state, next_ms=now_ms) for row in rows])
-        # What was let go of while that was written isn't anybody's now.
-        over = [row.key for row in rows if self._hands.whereabouts(row.key) is Whereabouts.OVER]
-        back = [row.key for row in rows if self._hands.whereabouts(row.key) is Whereabouts.INDEXED]
+        wanted = [row._replace(state=state, next_ms=now_ms) for row in rows]
+        late = await self._index.pin(wanted, lambda: {one.key for one in self._hands.in_hand()})
+        if not late:
+            return len(rows)
+        # Let go of while that was written: what was deferred has another time in its row, the others are over.
+        await self._hands.settled()
+        found = await self._index.get(late)
+        over = [row.key for row in found if not row.attempts and row.next_ms == now_ms]
         if over:
             await self._index.finished(over)
-        if back:
-            self._index.give_back(back)
         return len(rows) - len(over)
 
     async def describe(self, id: str) -> dict[str, Any] | None:
@@ -152,7 +135,7 @@ class Desk:
 
     async def counts(self) -> dict[str, int]:
         found = await self._index.counts()
-        hand = {_key(one): one.is_under_way for one in self._hands.in_hand()}
+        hand = {one.key: one.is_under_way for one in self._hands.in_hand()}
         active = sum(hand.values())
         # Those in hand are in the index too, but for the ones that are tried for the first time.
         taken = sum(self._index.is_taken(key) for key in hand)
@@ -175,11 +158,18 @@ class Desk:
                 return rows[0].place
         return None
 
+    async def _taken(self, filter: Filter) -> AsyncIterator[list[Row]]:
+        """Rows of the index that are in hand."""
+        keys = [key for key in [one.key for one in self._hands.in_hand()] if self._index.is_taken(key)]
+        for at in range(0, len(keys), ENTRIES):
+            found = await self._index.get(keys[at : at + ENTRIES])
+            yield [row for row in found if matches(filter, row)]
+
     async def _fresh(self, filter: Filter) -> AsyncIterator[list[Row]]:
         """Rows for what is in hand and not in the index: it is read from the journal, as memory has only its place."""
         by_place: dict[Place, list[InHand]] = {}
         for one in self._hands.in_hand():
-            if not self._index.is_taken(_key(one)):
+            if not self._index.is_taken(one.key):
                 by_place.setdefault(one.place, []).append(one)
         found: list[Row] = []
         for count, (place, some) in enumerate(by_place.items(), 1):
@@ -197,10 +187,6 @@ class Desk:
                 found = []
                 await asyncio.sleep(0)
         yield found
-
-
-def _key(one: InHand) -> Key:
-    return Key(one.place.number, one.place.epoch, one.place.offset, one.recipient)
 
 
 def _named(rows: list[Row], hand: dict[Key, bool], state: str) -> list[Entry]:

@@ -70,6 +70,7 @@ class AdminServer:
         self._directory = directory
         self._version = version
         self._failed = failed
+        self._inode = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._allowed = frozenset({0, os.geteuid()})
@@ -80,6 +81,7 @@ class AdminServer:
             listener = _listener(self._directory)
         except OSError as error:
             raise errors.StorageFailed(f"{self._directory}/{protocol.SOCKET}: {error}") from error
+        self._inode = os.stat(f"{self._directory}/{protocol.SOCKET}").st_ino
         self._server = await asyncio.start_unix_server(self._met, sock=listener)
 
     async def close(self) -> None:
@@ -91,8 +93,11 @@ class AdminServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        path = f"{self._directory}/{protocol.SOCKET}"
         with contextlib.suppress(OSError):
-            os.unlink(f"{self._directory}/{protocol.SOCKET}")
+            # A successor may have put his own there.
+            if os.stat(path).st_ino == self._inode:
+                os.unlink(path)
 
     async def _met(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

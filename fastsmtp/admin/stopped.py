@@ -28,10 +28,13 @@ from fastsmtp.queue.model import BodyReference, QueuedMessage, decode
 from fastsmtp.queue.place import Place
 from fastsmtp.queue.reconcile import Reconciler
 from fastsmtp.queue.recovery import Fault, read_record, recover
-from fastsmtp.queue.row import Filter, State
+from fastsmtp.queue.row import Filter, Row, State, row_of
 from fastsmtp.queue.spool import Cutter
 from fastsmtp.queue.store import DONE_SEGMENT_BYTES, Store
 from fastsmtp.supervisor.statefile import PidFile
+
+# Rows put into the index at a time.
+ADOPTED = 10_000
 
 _STATES = {"deferred": State.DUE, "held": State.HELD, "bouncing": State.BOUNCE, "deleting": State.DELETE}
 
@@ -75,16 +78,26 @@ class StoppedQueue:
             done_found = recover(os, done_store)
             done = read_done(os, done_store, done_found)
             found = recover(os, self._store, ends=done.ends)
-            self._file.open()
-            reconciler = Reconciler(self._file, done, now_ms=int(time.time() * 1000), is_new=True)
+            opened = self._file.open()
+            now_ms = int(time.time() * 1000)
+            reconciler = Reconciler(self._file, done, now_ms=now_ms, is_new=bool(opened.quarantine))
+            # Records that count only where the index names them.
+            kept = {(one.header.epoch, offset) for one in found.segments for offset in one.kept}
+            pending: list[Row] = []
             for place, payload in found.messages(os, self._store):
                 try:
                     message = decode(payload)
                 except errors.QueueDamaged as error:
                     found.fault(self._store, place, str(error))
                     continue
-                reconciler.record(place, len(message.envelope.recipients), partial(_given, message))
+                count = len(message.envelope.recipients)
+                now = reconciler.record(place, count, partial(_given, message))
+                if (place.epoch, place.offset) not in kept:
+                    pending += [row_of(place, message, recipient, next_ms=now_ms) for recipient in now]
+                if len(pending) >= ADOPTED:
+                    self._adopt(pending)
             self.lost = reconciler.finish(found).lost
+            self._adopt(pending)
         except OSError as error:
             self._file.close()
             raise errors.ConfigError(f"{error.filename or self._directory}: {error.strerror}") from None
@@ -92,6 +105,11 @@ class StoppedQueue:
             self._file.close()
             raise
         self.faults: list[Fault] = [*done_found.faults, *found.faults]
+
+    def _adopt(self, rows: list[Row]) -> None:
+        with self._file.transaction():
+            self._file.put(rows)
+        rows.clear()
 
     def close(self) -> None:
         self._file.close()

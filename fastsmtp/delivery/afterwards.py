@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from fastsmtp import errors
+from fastsmtp import errors, reply
 from fastsmtp.delivery.dispatcher import Case, Deleted, Dispatcher
-from fastsmtp.delivery.job import Damaged
+from fastsmtp.delivery.job import Damaged, Told
 from fastsmtp.delivery.outcome import Failed, Retry
 from fastsmtp.delivery.stored import Reader, StoredMessage
 from fastsmtp.log import Log
@@ -133,6 +133,11 @@ class Afterwards:
         self._removals.add(task)
         task.add_done_callback(self._removals.discard)
 
+    async def settled(self) -> None:
+        """Until there are no cases: what the dispatcher has let go of by now is over, or deferred."""
+        while self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+
     # --- the work ---------------------------------------------------------------------------------
 
     async def _work(self) -> None:
@@ -155,6 +160,10 @@ class Afterwards:
                 over.append(case)
                 continue
             if isinstance(case.outcome, Deleted):
+                over.append(case)
+                continue
+            if isinstance(case.outcome, Told):
+                fates.setdefault(case.place, []).append(_success(case, case.outcome, now_ms))
                 over.append(case)
                 continue
             if isinstance(case.outcome, Failed):
@@ -207,8 +216,8 @@ class Afterwards:
         keys = []
         for case in over:
             place = case.place
-            how = Outcome.DELETED if isinstance(case.outcome, Deleted) else Outcome.FAILED
-            keeper.log.add_entries(place.epoch, pack(place.epoch, place.offset, case.recipient, how))
+            entry = pack(place.epoch, place.offset, case.recipient, _ending(case))
+            keeper.log.add_entries(place.epoch, entry)
             dispatcher.settle(case, is_over=True)
             keeper.afterwards(case.settled)
             key = Key(place.number, place.epoch, place.offset, case.recipient)
@@ -317,11 +326,35 @@ def _same(draw: float) -> Callable[[], float]:
 
 
 def _is_for_good(case: Case) -> bool:
-    return isinstance(case.outcome, Failed)
+    return isinstance(case.outcome, Failed | Told)
 
 
 def _failure(case: Case, outcome: Failed, now_ms: int) -> Fate:
-    return Fate(case.recipient, Action.FAILED, _said(outcome), now_ms)
+    said = _said(outcome)
+    if outcome.reply is reply.BOUNCED_BY_OPERATOR:
+        # Nobody has said it over SMTP; what was said last is why.
+        last = Said() if case.row is None else case.row.said
+        words = " ".join(filter(None, (str(last.code or ""), last.enhanced, last.text)))
+        text = f"{said.text}; the last answer was: {words}" if words else said.text
+        return Fate(case.recipient, Action.FAILED, Said(text=text, host=last.host), now_ms, said.enhanced)
+    return Fate(case.recipient, Action.FAILED, said, now_ms)
+
+
+def _success(case: Case, outcome: Told, now_ms: int) -> Fate:
+    """RFC 3461 section 5.2.2: relayed, where the next hop sends no reports."""
+    delivered = outcome.delivered
+    action = Action.RELAYED if outcome.is_relayed else Action.DELIVERED
+    code = 250 if delivered.remote else 0
+    return Fate(
+        case.recipient, action, Said(code, delivered.enhanced, delivered.said, delivered.remote), now_ms
+    )
+
+
+def _ending(case: Case) -> Outcome:
+    """What the done-log says of a case that is over."""
+    if isinstance(case.outcome, Told):
+        return Outcome.DELIVERED
+    return Outcome.DELETED if isinstance(case.outcome, Deleted) else Outcome.FAILED
 
 
 def _said(outcome: Retry | Failed) -> Said:

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Protocol
 
 from fastsmtp import reply
-from fastsmtp.delivery.job import Damaged, Job, Result, deliver_of, site_of
+from fastsmtp.delivery.job import Damaged, Job, Result, Told, deliver_of
 from fastsmtp.delivery.outcome import Delivered, Failed, Retry
 from fastsmtp.delivery.sites import Sites
 from fastsmtp.delivery.wire import RECIPIENTS
@@ -29,7 +28,7 @@ from fastsmtp.queue.done import Outcome as Done
 from fastsmtp.queue.done import pack
 from fastsmtp.queue.keeper import Arrived, Keeper, Kept, Message
 from fastsmtp.queue.place import Place
-from fastsmtp.queue.row import Key, Row, State
+from fastsmtp.queue.row import Key, Row, State, site_of
 
 Named = tuple[int, int, int]
 """(epoch, offset, recipient)."""
@@ -37,10 +36,6 @@ Named = tuple[int, int, int]
 
 class Deleted:
     """The operator wants this recipient to be forgotten; in the place of an outcome."""
-
-
-OVER = 20_000
-"""So many recipients that were finished last are remembered, for an operator whose word comes too late."""
 
 
 class Case:
@@ -59,7 +54,7 @@ class Case:
         place: Place,
         recipient: int,
         site: str,
-        outcome: Retry | Failed | Damaged | Deleted | None,
+        outcome: Retry | Failed | Damaged | Told | Deleted | None,
         row: Row | None,
         settled: Callable[[], object],
     ) -> None:
@@ -110,9 +105,6 @@ class Dispatcher:
         self._sent: dict[Named, _Sent] = {}
         # Taken from the index and not finished.
         self._rows: dict[Key, Row] = {}
-        # With afterwards.py, and what is over, the latest last.
-        self._settling: set[Named] = set()
-        self._over: dict[Named, None] = {}
         # What a shard that was there before us said that it has.
         self._held: list[set[Named]] = [set() for _ in range(sites.shards)]
 
@@ -178,7 +170,6 @@ class Dispatcher:
             message.left += 1
             outcome = _ORDERED.get(row.state)
             if outcome is not None:
-                self._settling.add((row.place.epoch, row.place.offset, row.recipient))
                 ordered.append(Case(kept, row.place, row.recipient, row.site, outcome, row, _nothing))
                 continue
             self._rows[row.key] = row
@@ -285,12 +276,12 @@ class Dispatcher:
                 self.delivered += 1
                 entries.setdefault(epoch, []).append(pack(epoch, offset, recipient, Done.DELIVERED))
                 over.append((kept, offset))
-                self._over[epoch, offset, recipient] = None
                 if self._rows or pinned:
                     key = Key(place.number, epoch, offset, recipient)
                     if self._rows.pop(key, None) is not None or key in pinned:
                         keys.append(key)
             else:
+                self.delivered += type(outcome) is Told
                 cases.append(self._case(kept, job, recipient, outcome, countdown.add()))
         for epoch, some in entries.items():
             keeper.log.add_entries(epoch, b"".join(some))
@@ -300,9 +291,6 @@ class Dispatcher:
         if keys:
             cases_of = self._the_cases()
             keeper.afterwards(lambda: cases_of.finished(keys))
-        if len(self._over) > 2 * OVER:
-            for named in list(islice(self._over, OVER)):
-                del self._over[named]
         self._pass_on(cases)
         countdown.start()
 
@@ -311,13 +299,12 @@ class Dispatcher:
         kept: Kept,
         job: Job,
         recipient: int,
-        outcome: Retry | Failed | Damaged | Delivered | None,
+        outcome: Retry | Failed | Damaged | Delivered | Told | None,
         settled: Callable[[], object],
     ) -> Case:
         if isinstance(outcome, Delivered):
             raise TypeError("nothing is left to do for what is delivered")
         place = job.place
-        self._settling.add((place.epoch, place.offset, recipient))
         row = self._rows.pop(Key(place.number, place.epoch, place.offset, recipient), None)
         return Case(kept, place, recipient, job.site, outcome, row, settled)
 
@@ -340,29 +327,11 @@ class Dispatcher:
         for (_, _, recipient), sent in self._sent.items():
             yield sent.job.place, recipient, sent.job.site, True
 
-    def is_in_hand(self, key: Key) -> bool:
-        """Waiting, with a shard, or being settled."""
-        named = (key.epoch, key.offset, key.recipient)
-        if named in self._sent or named in self._settling:
-            return True
-        return any(
-            key.recipient in job.recipients
-            for job in self.sites.jobs()
-            if (job.place.epoch, job.place.offset) == (key.epoch, key.offset)
-        )
-
-    def is_over(self, key: Key) -> bool:
-        """It was finished lately."""
-        return (key.epoch, key.offset, key.recipient) in self._over
-
     # --- what is over -----------------------------------------------------------------------------
 
     def settle(self, case: Case, *, is_over: bool) -> None:
         """All of a case is durable: it is over, or a row of the index."""
-        named = (case.place.epoch, case.place.offset, case.recipient)
-        self._settling.discard(named)
         if is_over:
-            self._over[named] = None
             self.gone(case.kept, case.place.offset)
         else:
             self.indexed(case.kept, case.place.offset)

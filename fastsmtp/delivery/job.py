@@ -17,7 +17,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from fastsmtp.delivery.outcome import Outcome
+from fastsmtp.delivery.outcome import Delivered, Outcome
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.queue.model import Origins
 from fastsmtp.queue.place import Place
@@ -46,6 +46,16 @@ class Damaged(NamedTuple):
     reason: str
 
 
+class Told(NamedTuple):
+    """Delivered, and the sender wants to hear of it (NOTIFY=SUCCESS) from us.
+
+    is_relayed   to a next hop that will not tell him (no DSN); else to where mail ends
+    """
+
+    delivered: Delivered
+    is_relayed: bool
+
+
 class Result(NamedTuple):
     """What became of one recipient of a job.
 
@@ -55,7 +65,7 @@ class Result(NamedTuple):
 
     place: Place
     recipient: int
-    outcome: Outcome | Damaged
+    outcome: Outcome | Damaged | Told
 
 
 class Stored(Protocol):
@@ -111,11 +121,6 @@ class Deliverer(Protocol):
 
     async def close(self) -> None:
         """Give back connections and files."""
-
-
-def site_of(deliver: str, domain: str) -> str:
-    """What limits are kept for: the domain of mail that goes to the world, else the place itself."""
-    return f"mx:{domain}" if deliver == "mx" else deliver
 
 
 def deliver_of(site: str) -> str:

@@ -43,13 +43,17 @@ class Hop(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The next hop took it.  said is its text, without codes, enhanced its enhanced code or ""."""
+    """The next hop took it.  said is its text, without codes, enhanced its enhanced code or "".
+
+    has_dsn   it has heard what reports the sender wants, and sends them itself (RFC 3461)
+    """
 
     said: str
     remote: str = ""
     source: str = ""
     enhanced: str = ""
     hop: Hop | None = None
+    has_dsn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

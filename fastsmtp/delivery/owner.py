@@ -24,6 +24,8 @@ from fastsmtp._record import DONE
 from fastsmtp.delivery.afterwards import Afterwards, Ids
 from fastsmtp.delivery.desk import Desk
 from fastsmtp.delivery.dispatcher import Dispatcher
+from fastsmtp.delivery.hands import DispatcherHands
+from fastsmtp.delivery.rounds import Rounds
 from fastsmtp.delivery.sites import Sites
 from fastsmtp.delivery.stored import Reader
 from fastsmtp.log import Log
@@ -34,7 +36,7 @@ from fastsmtp.queue.disk import ThreadDisk
 from fastsmtp.queue.done import Done, DoneLog, read_done
 from fastsmtp.queue.dsn import Reporter
 from fastsmtp.queue.fileheader import Purpose
-from fastsmtp.queue.index import Opened
+from fastsmtp.queue.index import NAME, Opened
 from fastsmtp.queue.journal import Journal, LocalSource
 from fastsmtp.queue.keeper import Destinations, Keeper, is_held
 from fastsmtp.queue.model import decode
@@ -45,7 +47,6 @@ from fastsmtp.queue.schedule import Patience
 from fastsmtp.queue.store import DONE_SEGMENT_BYTES, Segment, Space, Store
 
 BODIES = "bodies"
-INDEX = "deferred.sqlite"
 
 
 class Found(NamedTuple):
@@ -136,7 +137,7 @@ class Owner:
         self._sites = Sites(shards)
         self._own: Journal | None = None
         self._opening_own = asyncio.Lock()
-        self.index = DeferredIndex(f"{directory}/{INDEX}", loop=loop, version=version)
+        self.index = DeferredIndex(f"{directory}/{NAME}", loop=loop, version=version)
 
     async def start(self) -> None:
         """Raises errors.QueueTooNew, errors.StorageFull, errors.StorageFailed, OSError."""
@@ -172,9 +173,15 @@ class Owner:
             failed=self._failed,
         )  # fmt: skip
         self.dispatcher.cases = self.afterwards
+        self.hands = DispatcherHands(self.dispatcher, self.afterwards, self.reader)
+        self.rounds = Rounds(
+            self.dispatcher, self.index, patience=self._patience, wall=self._wall, log=self._log, loop=loop,
+            failed=self._failed,
+        )  # fmt: skip
         self._enter(opening)
         self._tell_start(opening, began)
         self.afterwards.start()
+        self.rounds.start()
         self.desk.open()
 
     async def drain(self) -> None:
@@ -184,6 +191,7 @@ class Owner:
     async def close(self) -> None:
         """Everything that is known becomes durable, and the files are closed."""
         self.desk.stop()
+        await self.rounds.close()
         await self.afterwards.close()
         try:
             await asyncio.wait_for(self.log.flush(), 5.0)

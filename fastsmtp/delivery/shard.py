@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from fastsmtp import errors, reply
 from fastsmtp.delivery import wire
-from fastsmtp.delivery.job import Damaged, Deliverer, Job, Result
+from fastsmtp.delivery.job import Damaged, Deliverer, Job, Result, Told
 from fastsmtp.delivery.outcome import Delivered, Outcome, Retry
 from fastsmtp.delivery.stored import Reader, StoredMessage
 from fastsmtp.log import Log
@@ -160,7 +160,7 @@ class Shard:
         for recipient, outcome in zip(job.recipients, outcomes, strict=True):
             if stored is not None and not isinstance(outcome, Damaged):
                 self._tell(job, stored, recipient, outcome, took_ms)
-            self._fresh.append(Result(job.place, recipient, outcome))
+            self._fresh.append(Result(job.place, recipient, _for_sender(job, stored, recipient, outcome)))
         if not self._jobs:
             self._is_idle.set()
         if not self._is_flushing:
@@ -217,3 +217,14 @@ class Shard:
         self._sent.append((self._results, packet, names))
         if self._line is not None:
             self._line.send(packet)
+
+
+def _for_sender(
+    job: Job, stored: StoredMessage | None, recipient: int, outcome: Outcome | Damaged
+) -> Outcome | Damaged | Told:
+    """Who asked to be told of success is told by us, unless the next hop does it (RFC 3461 section 5.2.2)."""
+    if stored is None or not isinstance(outcome, Delivered) or outcome.has_dsn:
+        return outcome
+    if b"SUCCESS" not in stored.envelope.recipients[recipient].notify:
+        return outcome
+    return Told(outcome, job.deliver.startswith(("mx", "smtp:", "qmail-queue")))

@@ -55,8 +55,8 @@ class Transaction:
     """
 
     __slots__ = (
-        "_answers", "_at", "_before", "_commands", "_hop", "_in_text", "_is_lmtp", "_is_pipelined", "_remote",
-        "_text", "accepted", "again", "heard", "is_empty", "mail_refusal", "may_have_arrived", "needs_reset",
+        "_answers", "_at", "_before", "_commands", "_has_dsn", "_hop", "_in_text", "_is_lmtp", "_is_pipelined",
+        "_remote", "_text", "accepted", "again", "heard", "is_empty", "mail_refusal", "may_have_arrived", "needs_reset",
         "outcomes",
     )  # fmt: skip
 
@@ -88,6 +88,7 @@ class Transaction:
         self._hop = hop
         self._remote = remote or str(hop)
         self._is_lmtp = dialogue.is_lmtp
+        self._has_dsn = b"DSN" in dialogue.extensions
         self._is_pipelined = dialogue.has_pipelining
         self._in_text = False
         self._text = b""
@@ -242,7 +243,9 @@ class Transaction:
     def _decide(self, places: Sequence[int], answer: NextHopReply) -> None:
         result: Outcome
         if answer.code < 300:
-            result = Delivered(_text(answer), self._remote, self._hop.source, answer.enhanced, self._hop)
+            result = Delivered(
+                _text(answer), self._remote, self._hop.source, answer.enhanced, self._hop, self._has_dsn
+            )
         else:
             result = _refusal(answer, self._remote, self._hop)
         for place in places:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
-from fastsmtp.delivery.job import Damaged, Job, Result, site_of
+from fastsmtp.delivery.job import Damaged, Job, Result, Told
 from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
 from fastsmtp.queue.place import Place
+from fastsmtp.queue.row import site_of
 from fastsmtp.reply import Reply
 
 # Behind those of frames.py.
@@ -32,12 +33,12 @@ TEXT_BYTES = 1_000
 # Recipients of one job: RFC 5321 section 4.5.3.1.8 lets every server take so many.
 RECIPIENTS = 100
 
-_DELIVERED, _RETRY, _FAILED, _DAMAGED = 1, 2, 3, 4
+_DELIVERED, _RETRY, _FAILED, _DAMAGED, _TOLD = 1, 2, 3, 4, 5
 
 _JOB = struct.Struct("<QQIIHHHH")
 _NUMBER = struct.Struct("<BI")
 _NAMED = struct.Struct("<QII")
-# number, epoch, offset, size; recipient, kind, may have arrived, code; lengths of the texts
+# number, epoch, offset, size; recipient, kind, may have arrived or is relayed, code; lengths of the texts
 _RESULT = struct.Struct("<QQIIIBBH5H")
 
 
@@ -120,6 +121,10 @@ def _encode(result: Result) -> bytes:
     if isinstance(outcome, Delivered):
         kind = _DELIVERED
         texts = ["", outcome.said, "", outcome.remote, outcome.source]
+    elif isinstance(outcome, Told):
+        kind, flags = _TOLD, int(outcome.is_relayed)
+        delivered = outcome.delivered
+        texts = [delivered.enhanced, delivered.said, "", delivered.remote, delivered.source]
     elif isinstance(outcome, Damaged):
         kind = _DAMAGED
         texts[2] = outcome.reason
@@ -162,10 +167,12 @@ def read_results(packet: bytes) -> tuple[int, list[Result]]:
     return number, found
 
 
-def _outcome(kind: int, flags: int, code: int, texts: list[str]) -> Outcome | Damaged:
+def _outcome(kind: int, flags: int, code: int, texts: list[str]) -> Outcome | Damaged | Told:
     enhanced, text, reason, remote, source = texts
     if kind == _DELIVERED:
         return Delivered(text, remote, source)
+    if kind == _TOLD:
+        return Told(Delivered(text, remote, source, enhanced), bool(flags))
     if kind == _DAMAGED:
         return Damaged(reason)
     answer = Reply(code, enhanced, *text.split("\n"))

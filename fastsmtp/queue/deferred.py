@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -167,6 +167,9 @@ class DeferredIndex:
         """How many rows are handed out."""
         return len(self._taken)
 
+    def taken_keys(self) -> Iterator[Key]:
+        return iter(self._taken)
+
     def is_taken(self, key: Key) -> bool:
         return key in self._taken
 
@@ -177,18 +180,22 @@ class DeferredIndex:
         page: Page = await self._submit(self.file.find, filter, after, limit)
         return page
 
-    def pin(self, rows: Sequence[Row]) -> asyncio.Future[None]:
-        """Rows with a state of the operator's, of recipients that the dispatcher has in its hands for the first time.
+    def pin(self, rows: Sequence[Row], in_hand: Callable[[], Collection[Key]]) -> asyncio.Future[list[Key]]:
+        """Rows with a state of the operator's, of recipients that the dispatcher has in its hands.
 
-        They count as taken.  Of a pinned key the dispatcher, before it begins an attempt, says give_back() and
-        lets go of it; after one that was under way it says defer() or finished(), as for any that is taken.
+        in_hand   those that it has when the rows are synced: they count as taken, and as pinned
+        Of a pinned key the dispatcher, before it begins an attempt, says give_back() and lets go of it; after one
+        that was under way it says defer() or finished(), as for any that is taken.
+        Gives the keys that were in no row before and are no longer in hand: they may be over.
         """
         rows = list(rows)
 
-        def then(_: None) -> None:
-            keys = [row.key for row in rows]
+        def then(fresh: list[Key]) -> list[Key]:
+            mine = in_hand()
+            keys = [row.key for row in rows if row.key in mine]
             self._taken.update(keys)
             self.pinned.update(keys)
+            return [key for key in fresh if key not in mine]
 
         return self._submit(self.file.pin, rows, then=then)
 
@@ -246,9 +253,14 @@ class DeferredIndex:
     def get(self, keys: Iterable[Key]) -> asyncio.Future[list[Row]]:
         return self._submit(self.file.get, list(keys))
 
-    def segments(self) -> asyncio.Future[dict[tuple[int, int], int]]:
-        """(number, epoch) of the segments that rows are in -> how many."""
-        return self._submit(self.file.segments)
+    def segments(
+        self, then: Callable[[dict[tuple[int, int], int]], Any] | None = None
+    ) -> asyncio.Future[Any]:
+        """(number, epoch) of the segments that rows are in -> how many; or what `then` makes of it.
+
+        then() is called on the loop before anything hears of a later change.
+        """
+        return self._submit(self.file.segments, then=then)
 
     def move(self, old: Place, new: Place) -> asyncio.Future[int]:
         """A record was copied to another segment, and is synced there: its rows follow.  None of them may be taken."""

@@ -25,7 +25,7 @@ from fastsmtp.queue.recovery import QUARANTINE
 from fastsmtp.queue.row import TEXT_CHARACTERS, Counts, Filter, Key, Page, Row, Said, State
 from fastsmtp.queue.store import sync_directory
 
-NAME: Final = "deferred"
+NAME: Final = "deferred.sqlite"
 # "FSQI" in the SQLite header, so that file(1) and we know whose it is.
 APPLICATION_ID: Final = 0x46535149
 # SQLite's page cache; one million rows take a quarter of a gigabyte on disk, and little of it is looked at.
@@ -209,7 +209,7 @@ class IndexFile:
             folder = f"{directory}/{QUARANTINE}"
             os.makedirs(folder, 0o700, exist_ok=True)
             count = 1
-            while os.path.lexists(copy := f"{folder}/{NAME}-{count}"):
+            while os.path.lexists(copy := f"{folder}/{os.path.basename(self.path)}-{count}"):
                 count += 1
             # The log first: beside a new database an old log would be taken for its own.
             for suffix in ("-wal", "-shm", ".damaged", ""):
@@ -284,9 +284,11 @@ class IndexFile:
         """Insert them, or say what changed; a row that is held stays held."""
         self._db.executemany(_PUT, map(_values, rows))
 
-    def pin(self, rows: Iterable[Row]) -> None:
-        """Insert them; of what is there already only the state changes, to the greater one."""
+    def pin(self, rows: Sequence[Row]) -> list[Key]:
+        """Insert them; of what is there already only the state changes, to the greater one.  Which were not there."""
+        there = {row.key for row in self.get([row.key for row in rows])}
         self._db.executemany(_PIN, map(_values, rows))
+        return [row.key for row in rows if row.key not in there]
 
     def remove(self, keys: Iterable[Key]) -> int:
         """How many there were."""

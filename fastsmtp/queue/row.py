@@ -85,13 +85,19 @@ class Row(NamedTuple):
         return Key(place.number, place.epoch, place.offset, self.recipient)
 
 
+def site_of(deliver: str, domain: str) -> str:
+    """What limits are kept for: the domain of mail that goes to the world, else the place itself."""
+    return f"mx:{domain}" if deliver == "mx" else deliver
+
+
 def row_of(place: Place, message: QueuedMessage, recipient: int, *, next_ms: int) -> Row:
     """The first row of a recipient: nothing was tried yet."""
     envelope = message.envelope
     to = envelope.recipients[recipient]
     return Row(
         place, recipient, message.id, envelope.sender, envelope.sender_domain, to.address, to.domain,
-        message.body_bytes, message.accepted_ms, next_ms=next_ms, last_ms=message.accepted_ms,
+        message.body_bytes, message.accepted_ms, site_of(to.deliver, to.domain.decode("utf-8", "replace")),
+        next_ms=next_ms, last_ms=message.accepted_ms,
     )  # fmt: skip
 
 

@@ -13,12 +13,12 @@ import pwd
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 from fastsmtp._journal import Progress, Writer
-from fastsmtp.admin.desk import Desk, InHand, Whereabouts
+from fastsmtp.admin.desk import Desk
 from fastsmtp.admin.server import AdminServer
 from fastsmtp.config.endpoint import parse_endpoint
 from fastsmtp.config.load import Loaded
@@ -28,7 +28,7 @@ from fastsmtp.delivery.ourselves import Ours
 from fastsmtp.delivery.owner import BODIES, Owner, stores
 from fastsmtp.delivery.shard import Shard
 from fastsmtp.delivery.starttls import OutgoingTls, TlsRule
-from fastsmtp.delivery.stored import Reader, StoredMessage
+from fastsmtp.delivery.stored import Reader
 from fastsmtp.errors import ConfigError, TemporaryError
 from fastsmtp.log import LogWriter
 from fastsmtp.queue import frames
@@ -36,9 +36,7 @@ from fastsmtp.queue.disk import ThreadDisk
 from fastsmtp.queue.dsn import Reporter
 from fastsmtp.queue.journal import Journal
 from fastsmtp.queue.line import listen
-from fastsmtp.queue.place import Place
 from fastsmtp.queue.remote import Remote
-from fastsmtp.queue.row import Filter, Key
 from fastsmtp.queue.schedule import patience_of
 from fastsmtp.queue.spool import Budget
 from fastsmtp.queue_sink import QueueSink
@@ -207,36 +205,16 @@ class DispatcherAside(_Process):
             await owner.start()
         finally:
             log.flush()
-        hands = DispatcherHands(owner)
         admin = AdminServer(
-            Desk(owner.index, hands, wall=time.time), os.path.join(self.state, QUEUE),
+            Desk(owner.index, owner.hands, wall=time.time), os.path.join(self.state, QUEUE),
             version=self.hall.version, failed=lambda error: log.line("defect", what="admin", reason=repr(error)),
         )  # fmt: skip
-        await admin.start()
+        try:
+            await admin.start()
+        except TemporaryError as error:
+            # Mail is delivered all the same.
+            log.line("queue_failed", reason=str(error))
         return DispatcherRunning(owner, admin, log)
-
-
-class DispatcherHands:
-    """See admin.desk.Hands."""
-
-    def __init__(self, owner: Owner) -> None:
-        self._owner = owner
-
-    def in_hand(self) -> Iterator[InHand]:
-        for place, recipient, site, is_under_way in list(self._owner.dispatcher.waiting()):
-            yield InHand(place, recipient, site, is_under_way)
-
-    def whereabouts(self, key: Key) -> Whereabouts:
-        dispatcher = self._owner.dispatcher
-        if dispatcher.is_over(key):
-            return Whereabouts.OVER
-        return Whereabouts.IN_HAND if dispatcher.is_in_hand(key) else Whereabouts.INDEXED
-
-    def read(self, place: Place) -> StoredMessage:
-        return self._owner.reader.read(place)
-
-    def wake(self, filter: Filter) -> None:
-        self._owner.afterwards.wake()
 
 
 class DispatcherRunning:

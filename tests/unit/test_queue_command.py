@@ -19,16 +19,17 @@ import pytest
 from fastsmtp import errors
 from fastsmtp.admin import protocol
 from fastsmtp.admin.client import Client, NotRunning
-from fastsmtp.admin.desk import Desk, InHand, Whereabouts
+from fastsmtp.admin.desk import Desk
 from fastsmtp.admin.server import CLIENTS, AdminServer
 from fastsmtp.cli import main
 from fastsmtp.cli.queue import printable
+from fastsmtp.delivery.hands import InHand
 from fastsmtp.queue.deferred import DeferredIndex
 from fastsmtp.queue.done import Outcome
 from fastsmtp.queue.index import IndexFile
 from fastsmtp.queue.model import QueuedMessage
 from fastsmtp.queue.place import Place
-from fastsmtp.queue.row import Filter, Key, Said, State, row_of
+from fastsmtp.queue.row import Filter, Said, State, row_of
 from fastsmtp.supervisor.statefile import PidFile
 from tests.queued import ACCEPTED_MS, fill, index_rows, message
 
@@ -128,7 +129,7 @@ def test_entries_are_chosen(
 
 
 def states(state: pathlib.Path) -> str:
-    file = IndexFile(str(state / "queue/deferred"), version="0.1.0")
+    file = IndexFile(str(state / "queue/deferred.sqlite"), version="0.1.0")
     file.open()
     found = " ".join(f"{row.address[:1].decode()}:{row.state.name}" for row in file.find(Filter()).rows)
     file.close()
@@ -170,6 +171,7 @@ def test_one_message_is_shown_with_all_that_is_known(
         "  said        mx.there.example [192.0.2.1] said: 451 4.7.1 try again later\n"
         "\nrecipient     bob@there.example\n  state       deferred\n"
         "  attempts    1, the last 2027-01-15 08:01:00 +0000\n  next        2027-01-15 08:01:00 +0000\n"
+        "  site        smtp://127.0.0.1:1\n"
         "  said        connection timed out\n"
     )
     assert queue(stopped, "show", "ID3", "--json") == 0
@@ -264,17 +266,13 @@ class Dispatcher:
     def __init__(self) -> None:
         self.messages: dict[Place, QueuedMessage] = {}
         self.hands: list[InHand] = []
-        self.over: set[Key] = set()
         self.woken: list[Filter] = []
 
     def in_hand(self) -> Iterator[InHand]:
         return iter(list(self.hands))
 
-    def whereabouts(self, key: Key) -> Whereabouts:
-        if key in self.over:
-            return Whereabouts.OVER
-        mine = {(one.place.offset, one.recipient) for one in self.hands}
-        return Whereabouts.IN_HAND if (key.offset, key.recipient) in mine else Whereabouts.INDEXED
+    async def settled(self) -> None:
+        return None
 
     def read(self, place: Place) -> Read:
         if place not in self.messages:
@@ -314,7 +312,7 @@ def serve(state: pathlib.Path, scene: Scene) -> list[Exception]:
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
-        index = DeferredIndex(str(directory / "deferred"), loop=loop, version="0.1.0")
+        index = DeferredIndex(str(directory / "deferred.sqlite"), loop=loop, version="0.1.0")
         await index.open()
         dispatcher = Dispatcher()
         for number in range(1, 5):
@@ -404,15 +402,15 @@ def test_an_attempt_that_ends_while_the_operator_s_wish_is_written_leaves_nothin
     tmp_path: pathlib.Path,
 ) -> None:
     def scene(index: DeferredIndex, dispatcher: Dispatcher, asking: Asking) -> None:
-        place, other = dispatcher.hands[0].place, dispatcher.hands[1].place
+        other = dispatcher.hands[1].place
         pin = index.pin
 
-        def slow(rows: Any) -> Any:
-            # One is delivered and the other deferred, before the pins are written.
+        def slow(rows: Any, in_hand: Any) -> Any:
+            # One is delivered, the other is deferred while the pins are written.
+            written = pin(rows, in_hand)
             dispatcher.hands.clear()
-            dispatcher.over.add(Key(place.number, place.epoch, place.offset, 0))
-            index.defer([row_of(other, dispatcher.messages[other], 0, next_ms=NOW)._replace(attempts=1)])
-            return pin(rows)
+            index.defer([row_of(other, dispatcher.messages[other], 0, next_ms=NOW + 99)._replace(attempts=1)])
+            return written
 
         index.pin = slow  # type: ignore[method-assign]
         client = asking.client()

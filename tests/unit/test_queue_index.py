@@ -253,7 +253,10 @@ def test_what_is_in_the_dispatcher_s_hands_can_be_held_and_deleted(tmp_path: pat
     held, deleted, arrived = row(4096, state=State.HELD), row(8192, state=State.DELETE), row(12_288)
 
     async def work(index: DeferredIndex) -> None:
-        await index.pin([held, deleted, arrived])
+        mine = {held.key, deleted.key, arrived.key}
+        gone = row(16_384)
+        assert await index.pin([held, deleted, arrived, gone], lambda: mine) == [gone.key]
+        await index.finished([gone.key])
         assert index.pinned == {held.key, deleted.key, arrived.key}
         assert await index.due(NOW, 9) == []
         # One is not tried, one fails, one arrives.

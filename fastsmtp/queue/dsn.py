@@ -130,9 +130,10 @@ class Reporter:
             b"", b"", len(body), b"8BITMIME" if is_8bit else b"", is_utf8 and is_8bit,
             recipients=[Recipient(to, domain, (b"NEVER",))],
         )  # fmt: skip
-        return QueuedMessage(
-            id, now_ms, envelope, Origins(address="", helo=self._hostname.encode()), b"", (body,), len(body)
-        )
+        # RFC 5321 section 4.4: the way begins here.
+        prefix = f"Received: by {self._hostname} (fastsmtp)\r\n\tid {id}; {_date(now_ms)}\r\n".encode()
+        origins = Origins(address="", helo=self._hostname.encode())
+        return QueuedMessage(id, now_ms, envelope, origins, prefix, (body,), len(body))
 
     def _told(self, message: QueuedMessage, fates: Sequence[Fate]) -> tuple[bytes, list[Fate]]:
         """Who is told, and of what."""

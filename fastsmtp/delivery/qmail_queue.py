@@ -165,11 +165,14 @@ def connection_variables(facts: Facts, hostname: str) -> dict[str, str]:
     client = facts.client
     address = client.address.text
     is_ipv6 = ":" in address
-    found = {"PROTO": "TCP6" if is_ipv6 else "TCP", "TCPREMOTEIP": address, "TCPLOCALHOST": hostname}
+    found = {"PROTO": "TCP6" if is_ipv6 else "TCP", "TCPREMOTEIP": address}
+    found["TCPLOCALHOST"] = found["TCP6LOCALHOST"] = hostname
     found["TCP6REMOTEIP"] = address if is_ipv6 else f"::ffff:{address}"
     if facts.local_address:
         found["TCPLOCALIP"] = facts.local_address
         found["TCP6LOCALIP"] = facts.local_address if is_ipv6 else f"::ffff:{facts.local_address}"
+    if facts.local_port:
+        found["TCPLOCALPORT"] = found["TCP6LOCALPORT"] = str(facts.local_port)
     if client.port:
         found["TCPREMOTEPORT"] = found["TCP6REMOTEPORT"] = str(client.port)
     if client.name:

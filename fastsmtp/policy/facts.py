@@ -156,6 +156,7 @@ class Facts:
     session_id     str
     listener       the [[listen]] name
     local_address  the address that the client connected to (after PROXY: what the proxy says)
+    local_port     its port, 0 when not known (PROXY, XCLIENT)
     client         Client
     connections    open connections of the whole server, this one included
     is_early       the client spoke before the greeting
@@ -178,14 +179,15 @@ class Facts:
 
     __slots__ = (
         "_notes", "bad_lists", "client", "connections", "declared_bytes", "envelope", "has_waited", "header", "held",
-        "helo", "is_early", "is_extended", "listener", "local_address", "messages", "observed_score", "recipient",
-        "refused", "score", "sender", "session_id", "signature", "size_bytes", "tags", "tls",
+        "helo", "is_early", "is_extended", "listener", "local_address", "local_port", "messages", "observed_score",
+        "recipient", "refused", "score", "sender", "session_id", "signature", "size_bytes", "tags", "tls",
     )  # fmt: skip
 
     def __init__(self, session_id: str, listener: str, local_address: str, client: Client) -> None:
         self.session_id = session_id
         self.listener = listener
         self.local_address = local_address
+        self.local_port = 0
         self.client = client
         self.connections = 0
         self.is_early = False

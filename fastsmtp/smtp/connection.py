@@ -134,6 +134,8 @@ class Connection(asyncio.BufferedProtocol):
             profile.xclient_terms if may_xclient else profile.terms, self._session_id.encode()
         )
         facts = Facts(self._session_id, profile.settings.listen.name, local_address, client)
+        if client.origin is Origin.SOCKET:
+            facts.local_port = self._listener.port
         self._conversation = Conversation(profile, self._session, facts)
         self.life = Life.DECIDING
         self.patience_s = NEVER
@@ -627,7 +629,9 @@ class Connection(asyncio.BufferedProtocol):
         facts = conversation.facts
         conversation.start_over()
         self._uncount()
-        facts.local_address = told.local_address or facts.local_address
+        if told.local_address:
+            facts.local_address = told.local_address
+            facts.local_port = 0
         self._profile.log.line(
             "xclient",
             id=facts.session_id,

@@ -29,9 +29,10 @@ class Listener:
 
     profile   the current settings; connections take it at accept
     at        index of its [[listen]]
+    port      where it listens
     """
 
-    __slots__ = ("_local", "_server", "_socket", "at", "is_paused", "profile", "service")
+    __slots__ = ("_local", "_server", "_socket", "at", "is_paused", "port", "profile", "service")
 
     def __init__(self, service: Service, at: int, profile: Profile, sock: socket.socket) -> None:
         self.service = service
@@ -40,7 +41,7 @@ class Listener:
         self.is_paused = False
         self._socket = sock
         self._server: asyncio.Server | None = None
-        host = sock.getsockname()[0]
+        host, self.port = sock.getsockname()[:2]
         # Asking each connection for its own address costs a system call; a wildcard socket needs it.
         self._local = "" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
 

@@ -130,6 +130,7 @@ def test_it_stands_in_the_place_of_qmail_smtpd(home: Home) -> None:
     assert "RELAYCLIENT" not in first.environment
     assert (second.environment["RELAYCLIENT"], second.environment["FILTER"]) == ("", "yes")
     assert second.environment["TCPREMOTEIP"] == "127.0.0.2"
+    assert (second.environment["PROTO"], second.environment["TCPLOCALPORT"]) == ("TCP", str(port))
     home.wait_for("event=rule_denied .*client=127.0.0.3")
 
 

@@ -292,6 +292,7 @@ def test_addresses_are_in_the_envelope_and_nowhere_else(queue: QmailQueue, tmp_p
                 "PROTO": "TCP", "TCPREMOTEIP": "192.0.2.1", "TCPREMOTEPORT": "4711", "TCPLOCALIP": "127.0.0.1",
                 "TCPLOCALHOST": "mx", "TCPREMOTEHOST": "client.example", "TCP6REMOTEIP": "::ffff:192.0.2.1",
                 "TCP6LOCALIP": "::ffff:127.0.0.1", "TCP6REMOTEPORT": "4711", "TCP6REMOTEHOST": "client.example",
+                "TCP6LOCALHOST": "mx", "TCPLOCALPORT": "25", "TCP6LOCALPORT": "25",
             },
         ),
         (
@@ -301,6 +302,7 @@ def test_addresses_are_in_the_envelope_and_nowhere_else(queue: QmailQueue, tmp_p
                 "PROTO": "TCP6", "TCPREMOTEIP": "2001:db8::1", "TCPREMOTEPORT": "4711", "TCPLOCALIP": "::1",
                 "TCPLOCALHOST": "mx", "TCPREMOTEHOST": "client.example", "TCP6REMOTEIP": "2001:db8::1",
                 "TCP6LOCALIP": "::1", "TCP6REMOTEPORT": "4711", "TCP6REMOTEHOST": "client.example",
+                "TCP6LOCALHOST": "mx", "TCPLOCALPORT": "25", "TCP6LOCALPORT": "25",
             },
         ),
     ],
@@ -308,6 +310,7 @@ def test_addresses_are_in_the_envelope_and_nowhere_else(queue: QmailQueue, tmp_p
 def test_the_child_knows_the_connection(client: str, local: str, expected: dict[str, str]) -> None:
     known = facts(client)
     known.local_address = local
+    known.local_port = 25
     known.client.name = "client.example"
     known.client.environment = {"SIMSCAN": "on"}
     sender = Sender(InlineDisk(), hostname="mx", environment={"PATH": "/bin"})

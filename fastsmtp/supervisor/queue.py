@@ -84,8 +84,10 @@ class Hall:
         if self._sock is None:
             self._sock = listen(path)
         if os.geteuid() == 0:
-            # Who connects needs to write to it; the dispatcher looks at who it is.
-            os.chown(path, *worker)
+            # Who connects needs to write to it: workers by their account, shards by their group.  The dispatcher
+            # looks at who it is.
+            os.chown(path, worker[0], worker[1] if account is None else account[1])
+            os.chmod(path, 0o660)
 
     @property
     def descriptors(self) -> Sequence[int]:
@@ -157,7 +159,11 @@ class _Process:
 
     def prepare(self) -> None:
         """An account without rights need not be able to read where Python's modules are."""
-        import sqlite3  # noqa: F401
+        import codecs
+        import ssl  # noqa: F401
+
+        # uvloop asks for it with the first connection.
+        codecs.lookup("idna")
 
     def release(self) -> None:
         return None

@@ -1,0 +1,173 @@
+"""The crash test: the real server under load, all of its processes killed at random moments, again and again.
+
+Every message that got its 250 is in its Maildir at the end, whole; what came more than once stays within the bound
+that docs/queue.md states: what was finished in the last second before a kill, and what was under way.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+
+import pytest
+
+from tests.integration.daemon import Daemon
+from tests.integration.servers import until
+
+ROUNDS = 12
+# No round begins later than this: a busy machine gets fewer rounds, not a longer suite.
+ENOUGH_S = 18.0
+SENDERS = 8
+
+ACCEPT = """
+[[accept]]
+domain = ["example.org"]
+deliver = "maildir:{folder}/mail/all"
+[deliver]
+queue = true
+[queue]
+free_bytes = 0
+"""
+
+
+def letter(name: str, size: int) -> bytes:
+    """Says its own length at its end, so that a torn one is known."""
+    filling = (b"x" * 70 + b"\r\n") * (size // 72)
+    text = b"Subject: %b\r\n\r\n%b" % (name.encode(), filling)
+    return text + b"end of %b after %d\r\n" % (name.encode(), len(text))
+
+
+class Sender(threading.Thread):
+    """Sends one message after the other on one connection, and remembers which ones were accepted."""
+
+    def __init__(self, port: int, name: str) -> None:
+        super().__init__(daemon=True)
+        self.port = port
+        self.prefix = name
+        self.accepted: list[str] = []
+        self.count = 0
+
+    def run(self) -> None:
+        # The server is killed under our feet: that is the end of this life's sending.
+        with (
+            suppress(OSError, EOFError),
+            socket.create_connection(("127.0.0.1", self.port), 30) as sock,
+            sock.makefile("rb") as file,
+        ):
+            self.sock, self.file = sock, file
+            self.expect(b"220")
+            self.say(b"EHLO client.example.org\r\n", b"250")
+            while True:
+                self.send_one()
+
+    def send_one(self) -> None:
+        name = f"{self.prefix}.{self.count}"
+        self.count += 1
+        self.say(b"MAIL FROM:<a@example.net>\r\n", b"250")
+        self.say(b"RCPT TO:<b@example.org>\r\n", b"250")
+        self.say(b"DATA\r\n", b"354")
+        self.sock.sendall(letter(name, 100_000 if self.count % 20 == 0 else 1_500) + b".\r\n")
+        self.expect(b"250")
+        self.accepted.append(name)
+
+    def say(self, line: bytes, wanted: bytes) -> None:
+        self.sock.sendall(line)
+        self.expect(wanted)
+
+    def expect(self, wanted: bytes) -> None:
+        while True:
+            line = self.file.readline()
+            if not line.endswith(b"\n"):
+                raise EOFError
+            if line[3:4] == b" ":
+                if not line.startswith(wanted):
+                    raise EOFError(line)
+                return
+
+
+def descendants(pid: int) -> list[int]:
+    found = [pid]
+    for one in found:
+        with suppress(OSError):
+            for task in os.listdir(f"/proc/{one}/task"):
+                with open(f"/proc/{one}/task/{task}/children") as children:
+                    found += map(int, children.read().split())
+    return found
+
+
+def kill_all(daemon: Daemon) -> None:
+    """SIGSTOP first, so that none of them sees another die."""
+    pids = descendants(daemon.process.pid)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+    daemon.process.popen.wait()
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), "all of them are dead")
+
+
+def arrived(daemon: Daemon) -> Counter[str]:
+    """How often each message is in the Maildir; each of them must be whole."""
+    names: Counter[str] = Counter()
+    new = daemon.mailboxes / "all" / "new"
+    for path in new.iterdir() if new.is_dir() else ():
+        content = path.read_bytes()
+        found = re.search(rb"^Subject: (\S+)\n", content, re.MULTILINE)
+        assert found is not None
+        name = found[1].decode()
+        text = content[content.index(b"Subject: ") :]
+        *_, last = text.rstrip(b"\n").rpartition(b"\n")
+        body = text[: len(text) - len(last) - 1].replace(b"\n", b"\r\n")
+        assert last == b"end of %b after %d" % (name.encode(), len(body)), path
+        names[name] += 1
+    return names
+
+
+@pytest.mark.slow
+def test_every_250_is_delivered_whatever_is_killed_when() -> None:
+    dice = random.Random(20261123)
+    accepted: list[str] = []
+    ends = time.monotonic() + ENOUGH_S
+    with Daemon(accept=ACCEPT, workers=2) as daemon:
+        rounds = 0
+        while rounds < ROUNDS and time.monotonic() < ends:
+            senders = [Sender(daemon.port, f"m{rounds}.{number}") for number in range(SENDERS)]
+            for sender in senders:
+                sender.start()
+            threading.Event().wait(dice.choice((0.05, 0.2, 0.5, 1.2)))
+            kill_all(daemon)
+            for sender in senders:
+                sender.join(30)
+                accepted += sender.accepted
+            rounds += 1
+            daemon.process.close()
+            daemon.start()
+        wanted = set(accepted)
+        until(lambda: wanted <= arrived(daemon).keys(), "all that was accepted is delivered")
+        # And nothing is left: segments are free or removed, body files gone.
+        queue = daemon.folder / "state" / "queue"
+
+        def is_empty() -> bool:
+            held = {int(path.name[5:], 16) for path in queue.iterdir() if path.name.startswith("mail-")}
+            return len(held) <= 2 * 2 and len(list((queue / "bodies").iterdir())) <= 2 * 8
+
+        until(is_empty, "what is delivered takes no room")
+        names = arrived(daemon)
+        assert rounds >= 2
+        assert len(accepted) > 50
+        assert daemon.log("queue_damaged") == []
+        assert daemon.log("defect") == []
+        more = sum(count - 1 for count in names.values())
+        unasked = len(names.keys() - wanted)
+        print(f"{rounds} rounds, {len(accepted)} accepted, {more} more than once, {unasked} not acknowledged")
+        # A kill repeats at most what was finished in the last second and one sync: all, in these short lives.
+        assert more <= len(accepted)
+        # Written but not told: one a sender and kill.
+        assert unasked <= rounds * SENDERS

@@ -109,6 +109,8 @@ class AdminServer:
         except (errors.ProtocolError, OSError, EOFError, TimeoutError, asyncio.CancelledError):
             # Gone, too slow, no client of ours, or we are closing.
             pass
+        except Exception as error:  # noqa: BLE001 - ours; the others are served all the same
+            self._failed(error)
         finally:
             if task is not None:
                 self._tasks.discard(task)

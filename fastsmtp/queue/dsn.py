@@ -17,6 +17,7 @@ a part.  Rank 5: pure.
 from __future__ import annotations
 
 import re
+from binascii import b2a_qp
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -25,6 +26,7 @@ from typing import Final, NamedTuple
 
 from fastsmtp._parser import decode_xtext
 from fastsmtp.message import Envelope, Recipient
+from fastsmtp.queue.dsn_text import subject, text_of
 from fastsmtp.queue.model import Origins, QueuedMessage
 from fastsmtp.queue.row import Said
 
@@ -176,8 +178,6 @@ class Reporter:
         self, message: QueuedMessage, parts: Sequence[Part], to: bytes, id: str, now_ms: int, original: bytes,
         *, is_double: bool,
     ) -> bytes:  # fmt: skip
-        from fastsmtp.queue.dsn_text import subject, text_of
-
         envelope = message.envelope
         is_utf8 = envelope.is_smtputf8
         returned, is_all = _returned(message, [part.fate for part in parts], original)
@@ -327,8 +327,6 @@ def _text_part(text: str, *, may_be_8bit: bool) -> tuple[bytes, bytes]:
     if may_be_8bit:
         kind = b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
         return kind, text.encode()
-    from binascii import b2a_qp
-
     kind = b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
     encoded = b2a_qp(text.replace("\r\n", "\n").encode(), istext=True)
     return kind, encoded.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")

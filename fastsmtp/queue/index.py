@@ -17,6 +17,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 from fastsmtp import errors
 from fastsmtp.queue.disk import storage_error
@@ -444,8 +445,6 @@ def _connect(uri: str) -> sqlite3.Connection:
 
 
 def _quoted(path: str) -> str:
-    from urllib.parse import quote
-
     return quote(path)
 
 

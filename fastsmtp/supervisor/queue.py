@@ -159,8 +159,12 @@ class _Process:
 
     def prepare(self) -> None:
         """An account without rights need not be able to read where Python's modules are."""
+        import base64  # noqa: F401
         import codecs
+        import sqlite3  # noqa: F401
         import ssl  # noqa: F401
+
+        import msgspec  # noqa: F401
 
         # uvloop asks for it with the first connection.
         codecs.lookup("idna")

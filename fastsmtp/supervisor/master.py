@@ -494,6 +494,9 @@ class Master:
         self._tell_addresses(coming, known)
         took_ms = round((self._now() - coming.born_s) * 1000)
         self._log.line("reload", reason=coming.reason, workers=len(coming.seats), took_ms=took_ms)
+        if coming.reason == "reload":
+            for warning in coming.plan.warnings:
+                self._log.line("notice", what="configuration", reason=warning)
         if old is not None:
             self._leaving.append(old)
             self._dismiss(old, RELOAD_DRAIN_S)

@@ -97,6 +97,7 @@ class ServerPlan:
         self._tls = {table: self._server_tls(table) for table in self._tables()}
         self.watched = [*self.lists.files, *self._pem]
         self.coming = tuple(loaded.home.files) if loaded.home else ()
+        self.warnings = loaded.warnings
         self._destination = open_destination(config.log.to)
         self.log = self._writer(self._destination)
         self._warn_of_ends()

@@ -121,6 +121,7 @@ class Plan(Starter, Protocol):
     listeners    where to listen
     watched      files whose change is to be noticed
     coming       files that may come and go, and then the configuration is loaded anew
+    warnings     what the operator should know of it; logged after a reload
     descriptors  that workers keep open (a log file)
     asides       what runs beside the workers; each name once
     log          where the master's own lines go
@@ -138,6 +139,8 @@ class Plan(Starter, Protocol):
     def watched(self) -> Sequence[str]: ...
     @property
     def coming(self) -> Collection[str]: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
     @property
     def descriptors(self) -> Sequence[int]: ...
     @property

@@ -133,6 +133,7 @@ class StandIn:
     contents: dict[str, bytes]
     asides: Sequence[Beside]
     coming: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     descriptors: Sequence[int] = ()
     log: Lines = field(default_factory=Lines)
 

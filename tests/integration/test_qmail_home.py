@@ -250,6 +250,7 @@ def test_a_control_file_that_comes_or_goes_is_taken_up(home: Home) -> None:
     home.write(rcpthosts=None)
     home.wait_for("event=reload ", after)
     until(lambda: codes(port, *ours) == [250, 250, 553], "rcpthosts gone")
+    home.wait_for("event=notice .*control/rcpthosts: is not there", after)
     after = home.lines()
     home.write(me="no name\n")
     home.wait_for("event=reload_refused .*control/me:1: hostname", after)

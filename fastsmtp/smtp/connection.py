@@ -610,6 +610,13 @@ class Connection(asyncio.BufferedProtocol):
             if self._transport is not self._raw:
                 self._transport.pause_reading()
 
+    def holds_back(self) -> bool:
+        """Under TLS: something is waited for, so what has come is not even decrypted."""
+        if self.life is not _TALKING or not (self._is_busy or self._is_write_paused):
+            return False
+        self._pause_reading()
+        return True
+
     def _resume_reading(self) -> None:
         if not self._is_reading and not self._raw.is_closing():
             self._is_reading = True

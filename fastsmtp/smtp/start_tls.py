@@ -33,6 +33,8 @@ What the caller may rely on
 What the caller has to do
 - Its get_buffer gives the same memory each time, for what is read from the socket as for what is decrypted;
   it may be one for all connections.
+- Its holds_back() is asked before what has come is decrypted; True: it can take nothing now, and has paused both
+  transports.
 - Keep the raw transport.  Holding a client back means pausing both: the raw one, so that the kernel holds
   the client's data, and the TLS one, for the records that were read before.
 - Keep every connection in a set: a paused transport and its protocol are a cycle that the garbage
@@ -101,7 +103,7 @@ class Upgrade(asyncio.BufferedProtocol, asyncio.Transport):
         """Begin the handshake as the server."""
         self.raw = raw
         self._loop = loop
-        self._protocol = protocol
+        self._protocol: Any = protocol
         self._done: Callable[[Outcome], None] | None = done
         self._is_paused = False
         self._is_closing = False
@@ -130,7 +132,11 @@ class Upgrade(asyncio.BufferedProtocol, asyncio.Transport):
             return
         # Copied before the protocol's buffer is asked for again.
         self._incoming.write(memoryview(self._protocol.get_buffer(READ_BYTES))[:nbytes])
-        if self._done is None or self._shake():
+        if self._done is not None:
+            if self._shake():
+                self._read()
+        elif not self._protocol.holds_back():
+            # Else it stays encrypted: a record that is begun would cost OpenSSL's buffer of 17 kB.
             self._read()
 
     def eof_received(self) -> bool:

@@ -117,6 +117,9 @@ class Echo(asyncio.BufferedProtocol):
             self.raw.write(READY)
             self.start()
 
+    def holds_back(self) -> bool:
+        return False
+
     def eof_received(self) -> bool:
         return False
 

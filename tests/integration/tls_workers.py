@@ -59,6 +59,9 @@ class Worker(asyncio.BufferedProtocol):
                 self.transport.write(b"221 bye\r\n")
                 self.transport.close()
 
+    def holds_back(self) -> bool:
+        return False
+
     def tls_done(self, outcome: Outcome) -> None:
         if isinstance(outcome, Failed):
             self.alive.discard(self)

@@ -498,6 +498,9 @@ class Conversation:
             delay_s = self._apply(decision.effects, phase)
             if delay_s and decision.reply is not None:
                 delay_s = held_back_s(decision.effects, is_refused=True)
+        if decision.reply is not None:
+            # Told now, while it is known whose it was, even if the client is gone before it hears of it.
+            self._log_refusal(decision.reply, decision.stage)
         if delay_s:
             return self._pause(delay_s, partial(self._answer_now, decision, positive))
         self._answer_now(decision, positive)
@@ -529,7 +532,6 @@ class Conversation:
         if refusal is None:
             self.session.reply(positive)
             return
-        self._log_refusal(refusal, decision.stage)
         self.session.reply(refusal)
         if decision.verdict is Verdict.DROP:
             self.give_up()

@@ -312,6 +312,9 @@ def test_every_reply_can_be_held_back(at: str, rule: str) -> None:
             await wire.send(COMMANDS[place])
             expected = 550 if rule == "slow_no" else 354 if at == "data" else 250
             assert await replies_after(server, wire, [7.0]) == [expected]
+            if rule == "slow_no":
+                (line,) = server.log.of("reject")
+                assert line.get("from") == (None if at == "helo" else b"a@example.org")
             if at == "end":
                 assert len(server.inbox.messages) == (rule == "slow")
                 assert len(server.log.of("message")) == (rule == "slow")

@@ -366,6 +366,24 @@ QMAIL_DIALOGUE: dict[Reply, Reply] = {
     TOO_SLOW: Reply(451, "4.4.2", *TOO_SLOW.lines),
 }
 
+PROGRAM_NOT_STARTED = Reply(451, "4.3.0", "Can't start the program that takes this mail, try again later")
+PROGRAM_TIMED_OUT = Reply(451, "4.3.0", "The program that takes this mail took too long, try again later")
+PROGRAM_FAILED = Reply(451, "4.3.0", "The program that takes this mail failed, try again later")
+_PROGRAM_REFUSES = Reply(554, "5.3.0", "The message is refused")
+# By exit status of a pipe: program; what isn't here is PROGRAM_FAILED.  100 and 112 are qmail-command's, the others
+# sysexits.h's; EX_USAGE, EX_CONFIG and the like are mistakes that the operator may mend.
+PROGRAM: dict[int, Reply] = {
+    65: Reply(554, "5.6.0", "The message is refused for what is in it"),  # EX_DATAERR
+    67: UNKNOWN_RECIPIENT,  # EX_NOUSER
+    68: Reply(550, "5.1.2", "No such host"),  # EX_NOHOST
+    69: Reply(554, "5.3.0", "What takes this mail is not available"),  # EX_UNAVAILABLE
+    75: Reply(451, "4.3.0", "Try again later"),  # EX_TEMPFAIL
+    76: Reply(554, "5.5.0", "The message is refused"),  # EX_PROTOCOL
+    77: Reply(550, "5.7.1", "Not allowed"),  # EX_NOPERM
+    100: _PROGRAM_REFUSES,
+    112: _PROGRAM_REFUSES,
+}
+
 
 def of_error(error: Exception) -> Reply:
     """The reply to a failure of the world; to any other exception 451 4.3.0: that one is our defect."""

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Protocol
 from fastsmtp import errors, reply
 from fastsmtp.config.dest import Dest, parse_dest
 from fastsmtp.delivery.maildir import MaildirPath, MaildirWriter, Target
-from fastsmtp.delivery.outcome import Delivered, Retry
+from fastsmtp.delivery.outcome import Delivered, Outcome, Retry
 from fastsmtp.delivery.qmail_queue import DEFAULT_HOME, QmailQueue
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.metrics import Board, Cell, Counter, Sheet
@@ -47,6 +47,7 @@ from fastsmtp.reply import Reply
 # What only some places need is imported with the first of them: `fastsmtp smtpd` starts for each connection.
 if TYPE_CHECKING:
     from fastsmtp.delivery.handover import HandOver
+    from fastsmtp.delivery.pipe import Pipe
     from fastsmtp.delivery.pool import Limits, NextHop, Pool, Resolve
     from fastsmtp.delivery.printer import Printer
     from fastsmtp.log import Log
@@ -92,16 +93,20 @@ class Place:
     hop      the next hop of smtp: and lmtp: places, else None
     maildir  of maildir: places, else None
     queue    of qmail-queue: places the program's path, "" for the qmail home's; else None
+    pipe     of pipe: places the command, else None
+    text     the DEST, for the log
     """
 
-    __slots__ = ("hop", "is_printed", "maildir", "queue")
+    __slots__ = ("hop", "is_printed", "maildir", "pipe", "queue", "text")
 
     def __init__(self, dest: Dest, pass_client: str) -> None:
-        if dest.kind not in _LOCAL and dest.kind not in _HOPS and dest.kind != "qmail-queue":
+        if dest.kind not in _LOCAL and dest.kind not in (*_HOPS, *_PROGRAMS):
             raise ValueError(f"{dest}: nothing is delivered there directly")
         self.is_printed = dest.kind == "print"
         self.maildir = MaildirPath(dest.path) if dest.kind == "maildir" else None
         self.queue = dest.path if dest.kind == "qmail-queue" else None
+        self.text = str(dest)
+        self.pipe = dest.path if dest.kind == "pipe" else None
         self.hop: NextHop | None = None
         if dest.kind in _HOPS:
             from fastsmtp.delivery.pool import NextHop
@@ -110,6 +115,7 @@ class Place:
 
 
 _LOCAL = frozenset({"discard", "print", "maildir"})
+_PROGRAMS = ("qmail-queue", "pipe")
 _HOPS = frozenset({"smtp", "lmtp", "lmtp+unix"})
 
 
@@ -162,6 +168,7 @@ class DirectSink:
         self._resolve = resolve or self._addresses
         self._limits = limits
         self.qmail_queue = QmailQueue(self._programs, hostname=hostname, home=qmail_home)
+        self._pipe: Pipe | None = None
         self._is_compatible = is_compatible
         self._wall = wall
 
@@ -204,6 +211,14 @@ class DirectSink:
     def new_body(self) -> Body:
         return Body(self._disk, self._budget, self._spool_directory)
 
+    @property
+    def pipe(self) -> Pipe:
+        if self._pipe is None:
+            from fastsmtp.delivery.pipe import Pipe
+
+            self._pipe = Pipe(self._programs)
+        return self._pipe
+
     def queued(self, facts: Facts, said: str) -> Reply:
         """The 250 to what qmail-queue has taken; said is "qp PID"."""
         if self._is_compatible:
@@ -238,7 +253,7 @@ class DirectTransaction:
     """One message on its way to Maildirs, standard output, nowhere, or one next hop, or qmail-queue."""
 
     __slots__ = (
-        "_body", "_envelope", "_facts", "_handover", "_has_local", "_hop", "_printed", "_queue", "_sink",
+        "_body", "_envelope", "_facts", "_handover", "_has_local", "_hop", "_printed", "_program", "_sink",
         "_targets",
     )  # fmt: skip
 
@@ -249,7 +264,7 @@ class DirectTransaction:
         self._has_local = False
         self._targets: list[Target] | None = None
         self._printed: list[Recipient] | None = None
-        self._queue: str | None = None
+        self._program: Place | None = None
         self._hop: NextHop | None = None
         self._handover: HandOver | None = None
         self._body: Body | None = None
@@ -262,12 +277,10 @@ class DirectTransaction:
             if self._handover.accepted:
                 return reply.OTHER_NEXT_HOP
             self._drop_handover()
-        if place.queue != self._queue and (self._has_local or self._queue is not None):
-            # Whoever takes a message may refuse it: then nobody else may have it.
+        if place.queue is not None or place.pipe is not None:
+            return self._add_program(place)
+        if self._program is not None:
             return reply.OTHER_NEXT_HOP
-        if place.queue is not None:
-            self._queue = place.queue
-            return None
         self._has_local = True
         if place.maildir is not None:
             target = Target(place.maildir.directory(recipient.address), place.maildir.root, recipient.address)
@@ -286,28 +299,39 @@ class DirectTransaction:
             if refusal is not None:
                 return refusal
             self._body = self._sink.new_body()
-        elif self._queue is not None:
-            # facts as they are now: what the client's environment says goes for this message.
-            return self._begin_queue(self._queue, facts)
+        elif self._program is not None:
+            return self._begin_program(self._program, facts)
         elif self._targets is not None or self._printed is not None:
             self._body = self._sink.new_body()
         return None
 
-    def _begin_queue(self, path: str, facts: Facts) -> Reply | Awaitable[Reply | None] | None:
+    def _add_program(self, place: Place) -> Reply | None:
+        """Whoever takes a message may refuse it: then nobody else may have it.  pipe: programs have one recipient."""
+        if self._has_local or self._program not in (None, place):
+            return reply.OTHER_NEXT_HOP
+        if place.pipe is not None and self._program is not None:
+            return reply.OTHER_NEXT_HOP
+        self._program = place
+        return None
+
+    def _begin_program(self, place: Place, facts: Facts) -> Reply | Awaitable[Reply | None] | None:
         self._body = self._sink.new_body()
-        found = self._sink.qmail_queue.check(path, facts)
+        if place.pipe is not None:
+            found = self._sink.pipe.check(place.pipe)
+        else:
+            # facts as they are now: what the client's environment says goes for this message.
+            found = self._sink.qmail_queue.check(place.queue or "", facts)
         if isinstance(found, bool):
-            return None if found else self._no_queue(path)
-        return self._checked_queue(path, found)
+            return None if found else self._no_program(place)
+        return self._checked_program(place, found)
 
-    async def _checked_queue(self, path: str, found: Awaitable[bool]) -> Reply | None:
-        return None if await found else self._no_queue(path)
+    async def _checked_program(self, place: Place, found: Awaitable[bool]) -> Reply | None:
+        return None if await found else self._no_program(place)
 
-    def _no_queue(self, path: str) -> Reply:
-        self._log_hop(
-            f"qmail-queue:{path}", "there is no such program that can be run", reply.QUEUE_NOT_STARTED
-        )
-        return reply.QUEUE_NOT_STARTED
+    def _no_program(self, place: Place) -> Reply:
+        answer = reply.PROGRAM_NOT_STARTED if place.pipe is not None else reply.QUEUE_NOT_STARTED
+        self._log_hop(place.text, "there is no such program that can be run", answer)
+        return answer
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
         return None if self._body is None else self._body.write(chunk)
@@ -321,8 +345,8 @@ class DirectTransaction:
             return self._sink.count("discard", reply.accepted(message_id(self._facts)))
         if self._handover is not None:
             return self._hand_over(self._handover, prefix, self._body)
-        if self._queue is not None:
-            return self._enqueue(self._queue, prefix, self._body)
+        if self._program is not None:
+            return self._run(self._program, prefix, self._body)
         return self._store(prefix, self._body)
 
     def abort(self) -> None:
@@ -331,7 +355,7 @@ class DirectTransaction:
             self._body.release()
 
     def _add_remote(self, recipient: Recipient, hop: NextHop) -> Reply | Awaitable[Reply | None]:
-        if self._has_local or self._queue is not None:
+        if self._has_local or self._program is not None:
             return reply.OTHER_NEXT_HOP
         handover = self._handover
         if handover is not None and hop != self._hop:
@@ -377,24 +401,36 @@ class DirectTransaction:
             self._log_hop(str(self._hop), outcome.reason + also, outcome.reply)
         return self._sink.count(transport, outcome.reply)
 
-    async def _enqueue(self, path: str, prefix: bytes, body: Body) -> Reply:
-        sink = self._sink
+    async def _run(self, place: Place, prefix: bytes, body: Body) -> Reply:
+        """Give it to qmail-queue, or to a program of the operator's."""
+        sink, envelope = self._sink, self._envelope
+        is_queue = place.pipe is None
+        kind = "qmail-queue" if is_queue else "pipe"
+        variables = sink.qmail_queue.environment(self._facts)
+        found: Outcome | Awaitable[Outcome]
         try:
-            envelope = self._envelope
-            variables = sink.qmail_queue.environment(self._facts)
-            found = sink.qmail_queue.store(
-                path, envelope.sender, envelope.recipients, variables, prefix, body
-            )
+            if place.pipe is not None:
+                [recipient] = envelope.recipients
+                found = sink.pipe.store(
+                    place.pipe, envelope.sender, recipient.address, variables, prefix, body
+                )
+            else:
+                found = sink.qmail_queue.store(
+                    place.queue or "", envelope.sender, envelope.recipients, variables, prefix, body
+                )
             outcome = await found if isinstance(found, Awaitable) else found
         finally:
             body.release()
         if isinstance(outcome, Delivered):
-            return sink.count("qmail-queue", sink.queued(self._facts, outcome.said))
+            facts = self._facts
+            return sink.count(
+                kind, sink.queued(facts, outcome.said) if is_queue else reply.accepted(message_id(facts))
+            )
         also = ""
         if isinstance(outcome, Retry) and outcome.may_have_arrived:
             also = "; it may have arrived all the same"
-        self._log_hop(f"qmail-queue:{path}", outcome.reason + also, outcome.reply)
-        return sink.count("qmail-queue", outcome.reply)
+        self._log_hop(place.text, outcome.reason + also, outcome.reply)
+        return sink.count(kind, outcome.reply)
 
     def _log_hop(self, deliver: str, reason: str, answer: Reply) -> None:
         if self._sink.log is not None:

@@ -302,6 +302,10 @@ class _Checker:
             dest = self.dest(text)
             if dest.kind == "qmail-queue" and dest.path:
                 self.program(place, dest.path)
+            elif dest.kind == "pipe":
+                import shlex
+
+                self.program(place, shlex.split(dest.path)[0])
             if not dest.host:
                 continue
             is_here = is_loopback(dest.host) and dest.port in (everywhere | looped)

@@ -7,7 +7,6 @@ lmtp+unix:PATH · qmail-queue[:PATH] · pipe:COMMAND
 from __future__ import annotations
 
 from fastsmtp import patterns
-from fastsmtp.config import notbuilt
 from fastsmtp.config.endpoint import parse_host_port
 from fastsmtp.records import dataclass
 from fastsmtp.typed import Final
@@ -57,20 +56,8 @@ class Dest:
 
 
 def parse_dest(text: str) -> Dest:
-    """A Dest; ValueError with one clause when text is none, or one that isn't built yet."""
+    """A Dest; ValueError with one clause when text is none."""
     kind, colon, rest = text.partition(":")
-    dest = _parse(text, kind, colon, rest)
-    if dest.kind in notbuilt.DESTS:
-        raise ValueError(f"{dest.kind}: {notbuilt.MESSAGE}")
-    return dest
-
-
-def is_next_hop(text: str) -> bool:
-    """Whether a DEST, however good or bad, is of NEXT_HOPS."""
-    return text.partition(":")[0] in NEXT_HOPS
-
-
-def _parse(text: str, kind: str, colon: str, rest: str) -> Dest:
     if kind in _BARE and not colon:
         return Dest(kind)
     if kind in PORTS and rest.startswith("//"):
@@ -83,13 +70,18 @@ def _parse(text: str, kind: str, colon: str, rest: str) -> Dest:
     if kind == "qmail-queue":
         return Dest(kind, path=_program(rest) if colon else "")
     if kind == "pipe" and rest:
-        return Dest(kind, path=rest)
+        return Dest(kind, path=_command(rest))
     raise ValueError(f"{text!r} is no destination: {built_shapes()}")
 
 
+def is_next_hop(text: str) -> bool:
+    """Whether a DEST, however good or bad, is of NEXT_HOPS."""
+    return text.partition(":")[0] in NEXT_HOPS
+
+
 def built_shapes(quote: str = "") -> str:
-    """The destinations that this version has, for people: "discard, print ... or refuse"."""
-    shapes = [f"{quote}{shape}{quote}" for kind, shape in SHAPES.items() if kind not in notbuilt.DESTS]
+    """The destinations, for people: "discard, print ... or refuse"."""
+    shapes = [f"{quote}{shape}{quote}" for shape in SHAPES.values()]
     return f"{', '.join(shapes[:-1])} or {shapes[-1]}"
 
 
@@ -106,6 +98,21 @@ def _program(path: str) -> str:
     if not path or "\0" in path:
         raise ValueError("qmail-queue: needs the path of a program")
     return path
+
+
+def _command(text: str) -> str:
+    """Split without a shell: quotes and backslashes as there, and nothing else of it."""
+    import shlex
+
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"pipe: {error}") from None
+    if not words or not words[0].startswith("/"):
+        raise ValueError("pipe: needs the path of a program that begins with /, and its arguments")
+    if "\0" in text:
+        raise ValueError("a command has no NUL")
+    return text
 
 
 def _maildir(path: str) -> str:

@@ -8,6 +8,4 @@ from fastsmtp.typed import Final
 
 KEYS: Final[frozenset[str]] = frozenset()
 
-DESTS: Final = frozenset({"pipe"})
-
 MESSAGE: Final = "not built in this version"

@@ -18,13 +18,14 @@ from fastsmtp.delivery import deliverer
 from fastsmtp.delivery.job import Damaged, Stored
 from fastsmtp.delivery.maildir import MaildirPath, MaildirWriter, Target
 from fastsmtp.delivery.outcome import Delivered, Outcome, Retry
+from fastsmtp.delivery.pipe import Pipe
 from fastsmtp.delivery.printer import Printer
 from fastsmtp.delivery.qmail_queue import DEFAULT_HOME, QmailQueue, connection_variables
 from fastsmtp.message import Recipient
 from fastsmtp.policy.facts import Client, Facts
 from fastsmtp.queue.disk import Disk
 
-KINDS = frozenset({"discard", "maildir", "print", "qmail-queue"})
+KINDS = frozenset({"discard", "maildir", "pipe", "print", "qmail-queue"})
 """The destinations that are delivered here."""
 
 
@@ -84,10 +85,13 @@ class LocalDeliverer:
         disk: Disk,
         hostname: str,
         qmail_home: str = DEFAULT_HOME,
+        programs: Disk | None = None,
     ) -> None:
+        """programs: where programs run, each as long as it takes; by default `disk`, which they keep busy then."""
         self._maildirs = MaildirWriter(disk, hostname)
         self._printer = Printer(disk)
-        self._qmail_queue = QmailQueue(disk, hostname=hostname, home=qmail_home)
+        self._qmail_queue = QmailQueue(programs or disk, hostname=hostname, home=qmail_home)
+        self._pipe = Pipe(programs or disk)
         self._hostname = hostname
         self._tasks: set[asyncio.Task[None]] = set()
         self._places: dict[str, tuple[Dest, MaildirPath | None]] = {}
@@ -128,6 +132,13 @@ class LocalDeliverer:
             done = self._maildirs.store(targets, sender, stored.prefix, stored)
         elif place.kind == "print":
             done = self._printer.store(list(recipients), stored.envelope, stored.prefix, stored)
+        elif place.kind == "pipe":
+            connection = connection_variables(facts_of(stored), self._hostname)
+            outcomes: list[Outcome] = []
+            for one in recipients:
+                given = self._pipe.store(place.path, sender, one.address, connection, stored.prefix, stored)
+                outcomes.append(await given if inspect.isawaitable(given) else given)
+            return outcomes
         elif place.kind == "qmail-queue":
             facts = facts_of(stored)
             environment = {

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import select
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -325,6 +326,14 @@ class _Child:
         """It and all that it has started, as far as that stayed in its process group."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, _SIGKILL)
+
+
+def is_runnable(system: Any, program: str) -> bool:
+    """Whether it is a file that we may run."""
+    try:
+        return stat.S_ISREG(system.stat(program).st_mode) and bool(system.access(program, os.X_OK))
+    except FileNotFoundError:
+        return False
 
 
 def lines_lf(system: Any, prefix: bytes, body: Content, *, is_ended: bool = False) -> Iterator[bytes]:

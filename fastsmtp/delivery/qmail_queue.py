@@ -15,7 +15,6 @@ Rank 6: may import ranks 0 to 5.
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 from fastsmtp import reply
 from fastsmtp.delivery.maildir import split_address
 from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
-from fastsmtp.delivery.program import Command, Content, Ending, NotStarted, Programs, lines_lf
+from fastsmtp.delivery.program import Command, Content, Ending, NotStarted, Programs, is_runnable, lines_lf
 from fastsmtp.message import Recipient
 from fastsmtp.policy.facts import Facts
 from fastsmtp.queue.disk import Disk
@@ -81,7 +80,7 @@ class QmailQueue:
 
     def check(self, path: str, facts: Facts) -> bool | Awaitable[bool]:
         """Whether there is such a program to run: asked before the client sends its message."""
-        return self._disk.run(_is_runnable, self.program(path, self.environment(facts)))
+        return self._disk.run(is_runnable, self.program(path, self.environment(facts)))
 
     def store(
         self,
@@ -178,10 +177,3 @@ def connection_variables(facts: Facts, hostname: str) -> dict[str, str]:
     if client.name:
         found["TCPREMOTEHOST"] = found["TCP6REMOTEHOST"] = client.name
     return found
-
-
-def _is_runnable(system: Any, program: str) -> bool:
-    try:
-        return stat.S_ISREG(system.stat(program).st_mode) and bool(system.access(program, os.X_OK))
-    except FileNotFoundError:
-        return False

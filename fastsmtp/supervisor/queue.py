@@ -293,6 +293,8 @@ class ShardAside(_Process):
     async def start(self, seat: Seat) -> ShardRunning:
         config, loop, log = self.loaded.config, asyncio.get_running_loop(), self.make_log()
         disk = ThreadDisk(threads=SHARD_THREADS)
+        # Beside the disk: a program that hangs keeps its thread, and Maildirs must not wait for it.
+        programs = ThreadDisk(threads=SHARD_THREADS)
         hosts = Hosts()
         resolver = make_resolver(
             config.dns.servers,
@@ -300,7 +302,7 @@ class ShardAside(_Process):
             cache_bytes=config.dns.cache_bytes,
             workers=self.shards,
         )
-        local = LocalDeliverer(disk=disk, hostname=config.hostname)
+        local = LocalDeliverer(disk=disk, hostname=config.hostname, programs=programs)
         other = Deliverer(
             remote=config.remote,
             hostname=config.hostname,
@@ -330,6 +332,7 @@ class ShardAside(_Process):
             resolver.close()
             hosts.close()
             disk.close()
+            programs.close()
 
         return ShardRunning(shard, log, close)
 

@@ -172,7 +172,7 @@ FAULTS = [
     ]),
     ("[[accept]]\ndomain = 'example.org'\ndeliver = 'imap://x'", [
         "F:3: accept.deliver: 'imap://x' is no destination: discard, print, maildir:PATH, "
-        "smtp://HOST[:PORT], lmtp://HOST[:PORT], lmtp+unix:PATH, qmail-queue[:PATH], mx or refuse"
+        "smtp://HOST[:PORT], lmtp://HOST[:PORT], lmtp+unix:PATH, qmail-queue[:PATH], pipe:COMMAND, mx or refuse"
     ]),
     ("[deliver]\ndefault = 'qmail-queue:bin/qmail-queue'", [
         "F:2: deliver.default: path 'bin/qmail-queue' must begin with /"
@@ -180,6 +180,7 @@ FAULTS = [
     ("[deliver]\ndefault = 'qmail-queue:/absent'", [
         "F:2: deliver.default: /absent: No such file or directory"
     ]),
+    ("[deliver]\ndefault = 'pipe:/absent x'", ["F:2: deliver.default: /absent: No such file or directory"]),
     ("[deliver]\ndefault = 'qmail-queue:/key.pem'", [
         "F:2: deliver.default: /key.pem: is no program that can be run"
     ]),
@@ -317,7 +318,7 @@ FAULTS = [
     ]),
     ("[[accept]]\ndomain = 'a.example'\nrecipients = 'ask'\ndeliver = 'pipe:x'", [
         "F:3: accept.recipients: ask needs an smtp or lmtp next hop that can be asked, not refuse",
-        "F:4: accept.deliver: pipe: not built in this version",
+        "F:4: accept.deliver: pipe: needs the path of a program that begins with /, and its arguments",
     ]),
     # all at once, in the file's order
     ("workers = -1\n[limits]\nerrors = 0\n[[accept]]\ndomain = 'x y'\ndeliver = 'y'\n[log]\nto = 1", [
@@ -325,7 +326,7 @@ FAULTS = [
         "F:3: limits.errors: must be at least 1, not 0",
         "F:5: accept.domain: 'x y' is no domain",
         "F:6: accept.deliver: 'y' is no destination: discard, print, maildir:PATH, smtp://HOST[:PORT], "
-        "lmtp://HOST[:PORT], lmtp+unix:PATH, qmail-queue[:PATH], mx or refuse",
+        "lmtp://HOST[:PORT], lmtp+unix:PATH, qmail-queue[:PATH], pipe:COMMAND, mx or refuse",
         "F:8: log.to: must be a text, not 1",
     ]),
 ]  # fmt: skip
@@ -366,7 +367,7 @@ def test_a_text_that_ends_too_early_says_on_which_line() -> None:
         ({"accept": ("a.example",)}, [
             "--accept: has no deliver, and deliver.default is refuse: its mail has no place to go"
         ]),
-        ({"deliver": "pipe:x"}, ["--deliver: pipe: not built in this version"]),
+        ({"deliver": "pipe:x"}, ["--deliver: pipe: needs the path of a program that begins with /, and its arguments"]),
         ({"deliver": "mx", "no_queue": True}, [
             "--deliver: mx needs the queue (queue = true): before the 250 mail goes to one next hop"
         ]),

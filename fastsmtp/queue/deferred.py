@@ -223,8 +223,12 @@ class DeferredIndex:
     async def pull_in(self, latest_ms: int) -> int:
         """No attempt is later than this (schedule.latest): the wall clock was set back.  How many were."""
         total = 0
+
+        def then(count: int) -> int:
+            return self._all_again(count) if count else count
+
         while True:
-            count: int = await self._submit(self.file.pull_in, latest_ms, then=self._all_again)
+            count: int = await self._submit(self.file.pull_in, latest_ms, then=then)
             total += count
             if count < CHUNK:
                 return total

@@ -9,6 +9,7 @@ import email.policy
 import os
 import signal
 import smtplib
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -272,3 +273,55 @@ def test_a_lifetime_that_is_over_and_a_double_bounce_end_at_the_postmaster() -> 
         assert "4.4.7" not in fields["Status"]
         wait_for(daemon, {})
         assert sum(line.startswith(b"RCPT TO:<ann@") for line in hop.lines) >= 2
+
+
+def test_an_index_of_a_later_release_stops_the_start_by_name_and_goes_on_with_that_release() -> None:
+    later = {b"RCPT TO:": b"451 4.7.1 later"}
+    config = CONFIG.replace("retry_min_s = 0.5", "retry_min_s = 900").replace(
+        "retry_max_s = 1.0", "retry_max_s = 900"
+    )
+    with Hop(answers=later) as hop, serving(hop, config) as daemon:
+        ids = [send(daemon, f"{name}@there.example") for name in ("ann", "bob")]
+        wait_for(daemon, {"ann@there.example": "deferred", "bob@there.example": "deferred"})
+        assert queue(daemon, "hold", ids[0]) == "hold: 1 recipient\n"
+        daemon.process.signal(signal.SIGTERM)
+        assert daemon.process.end() == 0
+        daemon.process.close()
+        with contextlib.closing(sqlite3.connect(f"{daemon.folder}/state/queue/deferred.sqlite")) as database:
+            database.execute("PRAGMA user_version = 9")
+        command = [sys.executable, "-m", "fastsmtp", "serve", "--config", str(daemon.file)]
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert refused.returncode != 0
+        assert "deferred.sqlite: written by fastsmtp" in refused.stdout + refused.stderr + log_of(daemon)
+        assert "in format 9" in refused.stdout + refused.stderr + log_of(daemon)
+        command = [sys.executable, "-m", "fastsmtp", "queue", "list", "--state", f"{daemon.folder}/state"]
+        assert "in format 9" in subprocess.run(command, capture_output=True, text=True, timeout=60).stderr
+        with contextlib.closing(sqlite3.connect(f"{daemon.folder}/state/queue/deferred.sqlite")) as database:
+            database.execute("PRAGMA user_version = 1")
+        daemon.start()
+        wait_for(daemon, {"ann@there.example": "held", "bob@there.example": "deferred"})
+
+
+def test_a_damaged_index_is_set_aside_and_its_mail_is_tried_at_once() -> None:
+    answers: dict[bytes, Any] = {b"RCPT TO:": [b"451 4.7.1 later"] * 2}
+    config = CONFIG.replace("retry_min_s = 0.5", "retry_min_s = 900").replace(
+        "retry_max_s = 1.0", "retry_max_s = 900"
+    )
+    with Hop(answers=answers) as hop, serving(hop, config) as daemon:
+        for name in ("ann", "bob"):
+            send(daemon, f"{name}@there.example")
+        wait_for(daemon, {"ann@there.example": "deferred", "bob@there.example": "deferred"})
+        daemon.process.signal(signal.SIGTERM)
+        assert daemon.process.end() == 0
+        daemon.process.close()
+        folder = daemon.folder / "state" / "queue"
+        (folder / "deferred.sqlite").write_bytes(b"lightning has struck here\n" * 999)
+        daemon.start()
+        until(lambda: len(hop.messages) == 2)
+        wait_for(daemon, {})
+        assert (folder / "quarantine" / "deferred.sqlite-1").read_bytes().startswith(b"lightning")
+        assert "the deferred index was damaged and made anew" in log_of(daemon)
+
+
+def log_of(daemon: Daemon) -> str:
+    return (daemon.folder / "log").read_text()

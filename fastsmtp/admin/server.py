@@ -193,6 +193,9 @@ class _Client:
         self.is_stuck = False
 
     async def say(self, contents: object) -> None:
+        if self._writer.is_closing():
+            # It has seen enough; uvloop would call this an error of ours.
+            raise ConnectionResetError
         self._writer.write(protocol.frame(contents))
         try:
             await asyncio.wait_for(self._writer.drain(), PATIENCE_S)

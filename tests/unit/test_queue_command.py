@@ -455,6 +455,20 @@ def test_long_lists_come_in_pieces(tmp_path: pathlib.Path) -> None:
     assert serve(tmp_path, scene) == []
 
 
+def test_a_client_that_has_seen_enough_is_no_error(tmp_path: pathlib.Path) -> None:
+    def scene(index: DeferredIndex, dispatcher: Dispatcher, asking: Asking) -> None:
+        one = message("MANY")
+        many = [row_of(Place(2, 78, 4096 * at, 9), one, 0, next_ms=NOW) for at in range(1, 9_000)]
+        asking.on_loop(lambda: index.defer(many))
+        client = asking.client()
+        next(iter(client.entries(Filter(), "")))
+        client.close()
+        assert seen(other := asking.client(), Filter(ids=("ID1",))) == {"ID1": "deferred"}
+        other.close()
+
+    assert serve(tmp_path, scene) == []
+
+
 def test_the_socket_is_for_its_owner_only_and_serves_few_at_a_time(tmp_path: pathlib.Path) -> None:
     def scene(index: DeferredIndex, dispatcher: Dispatcher, asking: Asking) -> None:
         path = asking.directory / protocol.SOCKET

@@ -26,7 +26,7 @@ FDS = [fd for fd in FDS if os.path.exists(f"/proc/self/fd/{fd}")]
 with open(HERE + "/plan.json") as file:
     PLAN = json.load(file)
 NOTE = {"fds": FDS, "argv": sys.argv, "environment": dict(os.environ), "directory": os.getcwd(),
-        "pid": os.getpid()}
+        "pid": os.getpid(), "no_new_privs": "NoNewPrivs:\\t1" in open("/proc/self/status").read()}
 
 def note(what):
     NOTE["end"] = what
@@ -110,6 +110,7 @@ class Taken(NamedTuple):
     directory: str
     pid: int
     early: bool
+    no_new_privs: bool
 
 
 class QmailQueue:
@@ -151,4 +152,5 @@ def _taken(note: dict[str, Any]) -> Taken:
         note["directory"],
         note["pid"],
         note.get("early", False),
+        note["no_new_privs"],
     )

@@ -79,6 +79,11 @@ def is_next_hop(text: str) -> bool:
     return text.partition(":")[0] in NEXT_HOPS
 
 
+def runs_program(text: str) -> bool:
+    """Whether mail to a DEST, however good or bad, is given to a program of somebody else's."""
+    return text.partition(":")[0] in ("qmail-queue", "pipe")
+
+
 def built_shapes(quote: str = "") -> str:
     """The destinations, for people: "discard, print ... or refuse"."""
     shapes = [f"{quote}{shape}{quote}" for shape in SHAPES.values()]

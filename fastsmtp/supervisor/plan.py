@@ -37,7 +37,7 @@ from fastsmtp.resolver import make_resolver
 from fastsmtp.sink import DirectSink, Sink
 from fastsmtp.smtp.answerers import answerers_of
 from fastsmtp.smtp.service import Service
-from fastsmtp.supervisor.queue import Hall, open_sink, processes, uses_direct, uses_queue
+from fastsmtp.supervisor.queue import Hall, open_sink, processes, runs_programs, uses_direct, uses_queue
 from fastsmtp.supervisor.shapes import Aside, Listener, Seat
 from fastsmtp.supervisor.worker import DRAIN_S
 from fastsmtp.tls import Credentials, ServerTls, ignore_bad_server_names, key_mode_faults, read_credentials
@@ -81,6 +81,7 @@ class ServerPlan:
         self.hall = hall or Hall()
         self.workers = config.workers or Host().cores()
         self.user = config.user
+        self.runs_programs = runs_programs(loaded)
         self.state = config.state
         self.listeners: Sequence[Listener] = [_listener(one) for one in loaded.settings]
         self.settings: tuple[Settings, ...] = loaded.settings

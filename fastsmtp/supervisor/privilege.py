@@ -67,13 +67,17 @@ def _is_private(host: str, port: int) -> bool:
         return port >= 1024 and host.lower().rstrip(".") == "localhost"
 
 
-def become(account: Account | None) -> None:
-    """Change to the account for good, and give up every way back."""
+def become(account: Account | None, *, runs_programs: bool = False) -> None:
+    """Change to the account for good, and give up every way back.
+
+    runs_programs  what it starts may be set-uid: qmail-queue is, and without that it can't write the queue
+    """
     if account is not None:
         os.initgroups(account.name, account.gid)
         os.setresgid(account.gid, account.gid, account.gid)
         os.setresuid(account.uid, account.uid, account.uid)
-    _libc_call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if not runs_programs:
+        _libc_call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def raise_descriptors() -> int:

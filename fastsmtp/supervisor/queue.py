@@ -20,6 +20,7 @@ from typing import Final
 from fastsmtp._journal import Progress, Writer
 from fastsmtp.admin.desk import Desk
 from fastsmtp.admin.server import AdminServer
+from fastsmtp.config.dest import runs_program
 from fastsmtp.config.endpoint import parse_endpoint
 from fastsmtp.config.load import Loaded
 from fastsmtp.delivery.deliverer import Deliverer
@@ -264,6 +265,7 @@ class ShardAside(_Process):
     ) -> None:
         super().__init__(f"delivery-{number}", loaded, hall, shards, log, logs)
         self.number = number
+        self.runs_programs = runs_programs(loaded)
         self._maildir = maildir
         self._tls: OutgoingTls | None = None
 
@@ -409,6 +411,14 @@ def uses_queue(loaded: Loaded) -> bool:
     """Whether any recipient is queued."""
     config = loaded.config
     return config.deliver.queue or any(accept.queue for accept in config.accept)
+
+
+def runs_programs(loaded: Loaded) -> bool:
+    """Whether some mail is given to a program of somebody else's, which may be set-uid."""
+    config = loaded.config
+    places = [config.deliver.default, *(one.deliver for one in config.accept)]
+    places += [one.deliver for one in config.route]
+    return any(runs_program(place) for place in places)
 
 
 def uses_direct(loaded: Loaded) -> bool:

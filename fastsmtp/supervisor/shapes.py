@@ -64,7 +64,10 @@ class Running(Protocol):
 
 
 class Starter(Protocol):
-    """What a new process brings to life."""
+    """What a new process brings to life.
+
+    It may have runs_programs: True where it starts programs of others, which may be set-uid (privilege.become).
+    """
 
     async def start(self, seat: Seat) -> Running:
         """Begin to work.  ConfigError or OSError: it can't."""

@@ -64,7 +64,7 @@ def live(
     faulthandler.enable()
     os.umask(0o077)
     try:
-        privilege.become(account)
+        privilege.become(account, runs_programs=getattr(starter, "runs_programs", False))
     except OSError as error:
         channel.say("failed", f"cannot become {account.name if account else 'itself'}: {error.strerror}")
         return START_FAILED

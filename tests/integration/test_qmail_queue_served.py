@@ -47,6 +47,7 @@ def test_a_message_is_queued(served: tuple[Daemon, QmailQueue]) -> None:
     assert taken.message.endswith(b"\nSubject: x\n\nHello\n")
     assert b"\r" not in taken.message
     assert taken.fds == [0, 1, 2, 4, 6]
+    assert not taken.no_new_privs, "qmail-queue is set-uid"
     assert taken.environment["TCPREMOTEIP"] == "127.0.0.1"
     assert taken.environment["PROTO"] == "TCP"
     assert taken.environment["RELAYCLIENT"] == "", "127.0.0.1 may relay"

@@ -37,6 +37,7 @@ RANKS = {
     1: [
         "_ascii",
         "_text",
+        "_stuff",
         "_nexthop",
         "_parser",
         "_event",

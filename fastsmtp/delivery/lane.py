@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from fastsmtp import errors, reply
 from fastsmtp._parser import NextHopReply, ReplyParser
+from fastsmtp._stuff import text_of
 from fastsmtp.config.routes import Route
 from fastsmtp.delivery.dialogue import Dialogue
-from fastsmtp.delivery.dot import DotEncoder, text_of
+from fastsmtp.delivery.dot import DotEncoder
 from fastsmtp.delivery.handover import WRITE_BYTES
 from fastsmtp.delivery.identity import Identity, xforward_commands
 from fastsmtp.delivery.job import Damaged, Stored
 from fastsmtp.delivery.link import NEVER_S, Link
 from fastsmtp.delivery.outcome import Failed, Hop, Outcome, Retry
-from fastsmtp.delivery.transaction import DONE, SAY, TEXT, Transaction
+from fastsmtp.delivery.transaction import DONE, SAY, TEXT, WAIT, Step, Transaction
 from fastsmtp.message import Recipient
 from fastsmtp.reply import Reply
 
@@ -207,13 +208,18 @@ class Lane(Link):
             return
         try:
             for answer in self._parser.feed(data):
-                self._take(answer)
+                transaction = self.current
+                if transaction is None or self._is_streaming:
+                    self._take_unasked(answer)
+                elif (step := transaction.take(answer)) is not WAIT:
+                    self._go_on(transaction, step)
         except errors.ProtocolError as error:
             self.fail(errors.NextHopGarbled(str(error)))
         except errors.TemporaryError as error:
             self.fail(error)
 
-    def _take(self, answer: NextHopReply) -> None:
+    def _take_unasked(self, answer: NextHopReply) -> None:
+        """An answer that nothing waits for, or that comes while the message is still on its way."""
         transaction = self.current
         if transaction is None:
             self._replies.append(answer)
@@ -221,8 +227,9 @@ class Lane(Link):
             return
         if self._is_streaming:
             self._take_early(transaction, answer)
-            return
-        step = transaction.take(answer)
+
+    def _go_on(self, transaction: Transaction, step: Step) -> None:
+        """What a reply asks for."""
         if step is DONE:
             self._finish()
         elif step is TEXT:

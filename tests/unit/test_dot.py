@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastsmtp._stuff import text_of
 from fastsmtp.delivery.dot import DotEncoder, LfDecoder
 
 
@@ -83,3 +84,21 @@ def test_the_text_of_data_comes_back_unstuffed(parts: list[bytes], seed: int) ->
 def test_files_get_lf(body: bytes, text: bytes, seed: int) -> None:
     decoder = LfDecoder()
     assert b"".join([*map(decoder.feed, cut(body, seed)), decoder.finish()]) == text
+
+
+@given(
+    st.lists(st.sampled_from([b"\r\n", b".", b"a", b"\r", b"\n", b"long " * 50]), max_size=30).map(b"".join)
+)
+def test_a_whole_message_is_encoded_as_one_in_pieces(message: bytes) -> None:
+    try:
+        expected = encoded(message, 0)
+    except ValueError:
+        with pytest.raises(ValueError, match="bare CR or LF"):
+            text_of(message)
+    else:
+        assert text_of(message) == expected
+
+
+@pytest.mark.parametrize(("name", "body", "text"), DOTTED, ids=[name for name, _, _ in DOTTED])
+def test_dots_of_a_whole_message(name: str, body: bytes, text: bytes) -> None:
+    assert text_of(body) == text

@@ -1,0 +1,73 @@
+"""A whole message as the text of DATA, for delivery: dots stuffed, the end of data behind it, one copy.
+
+delivery/dot.py has the same for messages that come in pieces, and is what this is compared with in tests.
+
+Rank 1: pure.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memchr, memcpy
+
+
+cdef Py_ssize_t count_dots(const char *p, Py_ssize_t n) noexcept nogil:
+    """Lines that begin with a dot, in the n octets at p; -1 for a bare CR or LF."""
+    cdef const char *end = p + n
+    cdef const char *lf
+    cdef const char *cr
+    cdef Py_ssize_t dots = 0
+    while p < end:
+        if p[0] == b'.':
+            dots += 1
+        lf = <const char *>memchr(p, b'\n', end - p)
+        if lf is NULL:
+            return -1 if memchr(p, b'\r', end - p) is not NULL else dots
+        cr = <const char *>memchr(p, b'\r', lf - p)
+        if cr is NULL or cr + 1 != lf:
+            return -1
+        p = lf + 1
+    return dots
+
+
+cdef char *stuff(const char *p, Py_ssize_t n, char *out) noexcept nogil:
+    """Copy the n octets at p, which have no bare line ends, with dots stuffed; the end of what was written."""
+    cdef const char *end = p + n
+    cdef const char *lf
+    cdef Py_ssize_t size
+    while p < end:
+        if p[0] == b'.':
+            out[0] = b'.'
+            out += 1
+        lf = <const char *>memchr(p, b'\n', end - p)
+        size = end - p if lf is NULL else lf + 1 - p
+        memcpy(out, p, size)
+        out += size
+        p += size
+    return out
+
+
+def text_of(bytes message not None) -> bytes:
+    """The text of DATA (RFC 5321 section 4.5.2), with the end of data; a last line without its end gets one.
+
+    Raises ValueError for a bare CR or LF: to a lax next hop LF . LF is an end of data, and what
+    follows would be a second message from nobody.
+    """
+    cdef const char *p = PyBytes_AS_STRING(message)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(message)
+    cdef Py_ssize_t dots = count_dots(p, n)
+    cdef bint is_whole = n == 0 or p[n - 1] == b'\n'
+    cdef bytes text
+    cdef char *out
+    if dots < 0:
+        raise ValueError("a bare CR or LF in a body")
+    text = PyBytes_FromStringAndSize(NULL, n + dots + (3 if is_whole else 5))
+    out = PyBytes_AS_STRING(text)
+    if dots:
+        out = stuff(p, n, out)
+    else:
+        memcpy(out, p, n)
+        out += n
+    if not is_whole:
+        memcpy(out, b"\r\n", 2)
+        out += 2
+    memcpy(out, b".\r\n", 3)
+    return text

@@ -16,9 +16,9 @@ from tests.programs import environment
 # Each costs 0.5 to 60 ms, and no session needs it for a greeting; re, enum and functools are what is left.
 ABSENT = {
     "asyncio", "uvloop", "ssl", "_ssl", "cryptography", "OpenSSL", "pycares", "idna", "msgspec",
-    "typing",
-    "dataclasses", "contextlib", "copy", "inspect", "ast", "logging", "subprocess",
-    "concurrent.futures", "threading", "tempfile", "hashlib", "random", "socket", "selectors", "ipaddress", "json", "tomllib", "argparse", "difflib", "traceback", "pathlib",
+    "typing", "dataclasses", "contextlib", "copy", "inspect", "ast", "logging", "subprocess", "concurrent.futures",
+    "threading", "tempfile", "hashlib", "random", "socket", "selectors", "ipaddress", "json", "tomllib", "argparse",
+    "difflib", "traceback", "pathlib",
     "urllib.parse", "datetime", "decimal", "signal", "shutil", "pickle", "sqlite3",
     "fastsmtp._dns", "fastsmtp.resolver", "fastsmtp.tls", "fastsmtp.log", "fastsmtp.sink", "fastsmtp._journal",
     "fastsmtp.policy.mfcheck", "fastsmtp.policy.dnsbl", "fastsmtp.policy.helo", "fastsmtp.policy.reverse_dns",

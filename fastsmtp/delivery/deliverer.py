@@ -51,8 +51,10 @@ ROUTES_MAX = 10_000
 
 # How often deadlines are looked at, in seconds.
 TICK_S = 1.0
-# A site that nothing was sent to for so long is forgotten, in seconds, unless it pauses.
-FORGET_S = 600.0
+# A site that nothing was sent to for so long is forgotten, in seconds, unless it pauses; a big list has many.
+FORGET_S = 60.0
+# How long a Unix socket is a place without being looked at again: it has no addresses.
+PATH_S = 600.0
 # How long what the DNS said for good, or could not say, is an answer for the next message as well, in seconds.
 FAULT_S = 5.0
 # Addresses of a configured host name are asked for anew after so many seconds.
@@ -273,6 +275,10 @@ class Deliverer:
                 self._needs[id(route), source] = need
         else:
             need = Need(source, route.tls, route.ca, route.pass_client, who)
+        if site.key is None:
+            # Forgotten between the look-up and now: nobody would look at its deadlines.
+            site.key = site
+            self._sites[site] = site
         site.put(need, pending, now)
         if self._timer is None and not self._is_closed:
             self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
@@ -331,7 +337,7 @@ class Deliverer:
         if dest.kind == "mx":
             return await self._look_up_mx(domain)
         if dest.path:
-            return self._site_of(dest, (), self.now() + FORGET_S)
+            return self._site_of(dest, (), self.now() + PATH_S)
         try:
             addresses = await self._addresses(dest.host)
         except errors.TemporaryError as error:
@@ -370,6 +376,7 @@ class Deliverer:
         if site is None:
             name = domain.decode("utf-8", "replace")
             site = self._sites[names] = Site(self._dialer, name, found.hosts, port=self.port)
+            site.key = names
         site.hosts = found.hosts
         return _Known(now + min(found.ttl_s, TTL_S[1]), site, None)
 
@@ -380,6 +387,7 @@ class Deliverer:
             site = self._sites[dest] = Site(
                 self._dialer, str(dest), hosts, port=dest.port, path=dest.path, is_lmtp=dest.kind != "smtp"
             )
+            site.key = dest
         site.hosts = hosts
         return _Known(until_s, site, None)
 
@@ -417,11 +425,16 @@ class Deliverer:
     def _tick(self) -> None:
         self._timer = None
         now = self.now()
+        gone = set()
         for key, site in list(self._sites.items()):
             site.tick(now)
-            if site.is_unused and now - site.used_s > FORGET_S and site.paused_until_s + FORGET_S < now:
-                del self._sites[key]
-                self._known = {place: entry for place, entry in self._known.items() if entry.site is not site}
+            if site.is_unused and max(site.used_s, site.paused_until_s + site.pause_s) + FORGET_S < now:
+                gone.add(key)
+        if gone:
+            sites = {self._sites.pop(key) for key in gone}
+            for site in sites:
+                site.key = None
+            self._known = {place: entry for place, entry in self._known.items() if entry.site not in sites}
         if len(self._known) > 10_000:
             self._known = {place: entry for place, entry in self._known.items() if entry.until_s > now}
         if self._sites and not self._is_closed:
@@ -460,6 +473,11 @@ class Deliverer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for site in list(self._sites.values()):
             await site.close()
+
+    @property
+    def site_count(self) -> int:
+        """Sites that are remembered."""
+        return len(self._sites)
 
     @property
     def open_count(self) -> int:

@@ -106,6 +106,7 @@ class Site:
     """See the module's text.
 
     name          for logs: a domain, or a place
+    key           what the Deliverer knows it by; None when it is forgotten
     hosts         its servers; of a place with a path none
     is_lmtp       what is spoken there
     window        connections that may be open now
@@ -124,6 +125,7 @@ class Site:
     ) -> None:
         remote = dialer.remote
         self.name = name
+        self.key: object = None
         self.hosts = tuple(hosts)
         self.port = port
         self.path = path

@@ -707,3 +707,18 @@ def test_a_server_that_talks_without_end_is_given_up() -> None:
     @scenario(deliverer, hop)
     async def _() -> None:
         assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), hop.dest)) == "R"
+
+
+def test_a_site_that_is_not_used_is_forgotten_and_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsmtp.delivery.deliverer.FORGET_S", 0.05)
+    port = free_port()
+    hop = NextHop(host="127.0.0.2", port=port)
+    deliverer = make(three(port, 1), port=port, remote={"idle_s": 0.02}, tick_s=0.01)
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for _ in range(2):
+            assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), route("mx"))) == "D"
+            while deliverer.site_count:
+                await asyncio.sleep(0.01)
+        assert len(hop.messages) == 2

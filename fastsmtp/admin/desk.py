@@ -51,8 +51,8 @@ class Hands(Protocol):
     def read(self, place: Place) -> Readable:
         """Raises errors.QueueDamaged, errors.StorageFailed."""
 
-    def wake(self, filter: Filter) -> None:
-        """Rows have become due; after a flush, sites that are left in peace are to be tried again."""
+    def wake(self, *, is_flush: bool) -> None:
+        """Rows have become due; after a flush, sites that pause are tried all the same."""
 
 
 class Desk:
@@ -101,7 +101,7 @@ class Desk:
         elif wanted is not None:
             count += await self._index.condemn(filter, wanted, now_ms)
         if count or action == "flush":
-            self._hands.wake(filter)
+            self._hands.wake(is_flush=action == "flush")
         return count
 
     async def _pin(self, rows: list[Row], state: State, now_ms: int) -> int:

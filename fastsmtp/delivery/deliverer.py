@@ -420,6 +420,12 @@ class Deliverer:
                     lane.quit()
         return found
 
+    def wake(self) -> None:
+        """Sites that pause are asked again with the next message; where they fail again, they pause for longer."""
+        now = self.now()
+        for site in self._sites.values():
+            site.paused_until_s = min(site.paused_until_s, now)
+
     # --- time -----------------------------------------------------------------------------------------
 
     def _tick(self) -> None:

@@ -349,6 +349,12 @@ class Desk:
         else:
             raise ValueError(f"a shard says {word}")
 
+    def wake_shards(self) -> None:
+        """Sites that pause are to be tried; before the jobs that are handed out from now on."""
+        for caller in self._shards:
+            if caller is not None:
+                caller.send(wire.wake())
+
     def pump_soon(self) -> None:
         """Hand out what may be handed out, once a turn of the loop."""
         if self._pumping is None and not self._is_closing:

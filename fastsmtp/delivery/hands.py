@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from fastsmtp.delivery.afterwards import Afterwards
+from fastsmtp.delivery.desk import Desk
 from fastsmtp.delivery.dispatcher import Dispatcher
 from fastsmtp.delivery.stored import Reader, StoredMessage
 from fastsmtp.queue.place import Place
-from fastsmtp.queue.row import Filter, Key
+from fastsmtp.queue.row import Key
 
 
 class InHand(NamedTuple):
@@ -32,8 +33,9 @@ class InHand(NamedTuple):
 class DispatcherHands:
     """admin.desk.Hands.  reader: used on the loop, by nobody else: what waits was just read, or is about to be."""
 
-    def __init__(self, dispatcher: Dispatcher, afterwards: Afterwards, reader: Reader) -> None:
+    def __init__(self, dispatcher: Dispatcher, afterwards: Afterwards, desk: Desk, reader: Reader) -> None:
         self._dispatcher = dispatcher
+        self._desk = desk
         self._afterwards = afterwards
         self._reader = reader
 
@@ -49,6 +51,8 @@ class DispatcherHands:
         """Raises errors.QueueDamaged, errors.StorageFailed."""
         return self._reader.read(place)
 
-    def wake(self, filter: Filter) -> None:
-        """Rows have become due."""
+    def wake(self, *, is_flush: bool) -> None:
+        """Rows have become due; after a flush, sites that pause are tried all the same."""
+        if is_flush:
+            self._desk.wake_shards()
         self._afterwards.wake()

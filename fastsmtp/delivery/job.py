@@ -119,6 +119,9 @@ class Deliverer(Protocol):
         done: Callable[[Sequence[Outcome | Damaged]], object],
     ) -> None: ...
 
+    def wake(self) -> None:
+        """The operator wants everything tried now: sites that pause are asked again with the next job."""
+
     async def close(self) -> None:
         """Give back connections and files."""
 

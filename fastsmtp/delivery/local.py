@@ -71,6 +71,9 @@ class Deliveries:
         else:
             self._other.put(stored, recipients, route, done)
 
+    def wake(self) -> None:
+        self._other.wake()
+
     async def close(self) -> None:
         await self._local.close()
         await self._other.close()
@@ -100,6 +103,9 @@ class LocalDeliverer:
         task = asyncio.get_running_loop().create_task(self._finish(stored, recipients, dest, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def wake(self) -> None:
+        """Nothing here pauses."""
 
     async def close(self) -> None:
         """A job that the disk has begun ends, and nobody hears of it."""

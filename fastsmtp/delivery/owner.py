@@ -173,7 +173,7 @@ class Owner:
             failed=self._failed,
         )  # fmt: skip
         self.dispatcher.cases = self.afterwards
-        self.hands = DispatcherHands(self.dispatcher, self.afterwards, self.reader)
+        self.hands = DispatcherHands(self.dispatcher, self.afterwards, self.desk, self.reader)
         self.rounds = Rounds(
             self.dispatcher, self.index, patience=self._patience, wall=self._wall, log=self._log, loop=loop,
             failed=self._failed,

@@ -122,6 +122,8 @@ class Shard:
             number = wire.read_ack(packet)
             while self._sent and self._sent[0][0] <= number:
                 self._sent.popleft()
+        elif packet[0] == wire.WAKE:
+            self._deliverer.wake()
 
     def _begin(self, job: Job) -> None:
         """One job; whatever happens, there will be a result for each of its recipients."""

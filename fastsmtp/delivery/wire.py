@@ -1,7 +1,7 @@
 """What the dispatcher and a shard say to each other; docs/queue.md, "The shards' line".
 
     shard -> dispatcher   hello (queue/frames.py), HELD*, READY, then RESULTS with rising numbers; CLOSING: no more
-    dispatcher -> shard   JOBS, and ACK: results up to this number are safe, forget them
+    dispatcher -> shard   JOBS; ACK: results up to this number are safe, forget them; WAKE: try sites that pause
 
 A recipient of a record is named by (epoch, offset, recipient), which stays true
 over any restart: so results may be told twice.  Rank 6: pure.
@@ -25,6 +25,7 @@ HELD = 34
 READY = 35
 RESULTS = 36
 CLOSING = 37
+WAKE = 38
 
 # A packet is filled up to here; PACKET_BYTES of queue/line.py is the most that one may have.
 FULL_BYTES = 24_000
@@ -88,6 +89,10 @@ def ready() -> bytes:
 
 def closing() -> bytes:
     return bytes((CLOSING,))
+
+
+def wake() -> bytes:
+    return bytes((WAKE,))
 
 
 def read_ack(packet: bytes) -> int:

@@ -325,3 +325,18 @@ def test_a_damaged_index_is_set_aside_and_its_mail_is_tried_at_once() -> None:
 
 def log_of(daemon: Daemon) -> str:
     return (daemon.folder / "log").read_text()
+
+
+def test_a_flush_is_tried_though_its_site_pauses() -> None:
+    """Nobody is at the next hop, so it is left in peace; the operator knows that it is back."""
+    config = CONFIG.replace("retry_min_s = 0.5", "retry_min_s = 900").replace("retry_max_s = 1.0", "retry_max_s = 900")
+    config += "\n[remote]\npause_s = 900.0\n"
+    with Hop() as gone:
+        port = gone.port
+    with Daemon(config.replace("{hop}", f"smtp://127.0.0.1:{port}"), accept="", workers=1) as daemon:
+        send(daemon, "ann@there.example")
+        wait_for(daemon, {"ann@there.example": "deferred"})
+        with Hop(port=port) as hop:
+            assert queue(daemon, "flush", "--all") == "flush: 1 recipient\n"
+            until(lambda: len(hop.messages) == 1)
+            wait_for(daemon, {})

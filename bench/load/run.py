@@ -349,7 +349,7 @@ class Bench:
         many = min(self.options.connections, CONNECTIONS_MOST)
         lines, found = [], []
         for is_tls, is_pushing, count in (
-            (False, False, many), (False, True, small // 5), (True, False, small), (True, True, small // 5)
+            (False, False, many), (False, True, small // 2), (True, False, small), (True, True, small // 2)
         ):  # fmt: skip
             what = f"{'TLS' if is_tls else 'plain'}, {'goes on sending' if is_pushing else 'silent'}"
             with self.start(with_tarpit()) as server:

@@ -80,6 +80,7 @@ def _serve(flags: Flags) -> int:
     environment = dict(os.environ)
     loaded = load(flags)
     config = loaded.config
+    _refuse_mx(loaded)
     settings = apply(loaded.settings[0], environment)
     client = client_of(environment)
     client.environment = environment
@@ -158,12 +159,25 @@ def _own_stages(settings: Settings) -> Mapping[PythonStage, Stage]:
     return load_stages([settings.policy])
 
 
-def _needs_loop(loaded: Loaded) -> bool:
-    """Whether mail goes to a next hop: that is waited for in a loop."""
+def _places(loaded: Loaded) -> list[str]:
+    """Every DEST of the configuration."""
     config = loaded.config
     places = [config.deliver.default, *(one.deliver for one in config.accept)]
-    places += [one.deliver for one in config.route]
-    return any(place.startswith(("smtp:", "lmtp")) for place in places)
+    return [*places, *(one.deliver for one in config.route)]
+
+
+def _refuse_mx(loaded: Loaded) -> None:
+    if "mx" in _places(loaded):
+        from fastsmtp.errors import ConfigError
+
+        raise ConfigError(
+            "deliver: mx needs the queue of `fastsmtp serve`; smtpd hands mail over before the 250"
+        )
+
+
+def _needs_loop(loaded: Loaded) -> bool:
+    """Whether mail goes to a next hop: that is waited for in a loop."""
+    return any(place.startswith(("smtp:", "lmtp")) for place in _places(loaded))
 
 
 def _stop() -> int:

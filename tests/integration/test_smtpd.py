@@ -314,6 +314,51 @@ def test_without_any_home_it_is_421(home: Home, tmp_path: pathlib.Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("deliver", "answer"), [("mx", b"421 4.3.0 "), ("maildir:{folder}/mail", b"220 "), ("discard", b"220 ")]
+)
+def test_a_configuration_of_our_own(tmp_path: pathlib.Path, deliver: str, answer: bytes) -> None:
+    """Mail goes to its place before the 250; the queue is `serve`'s."""
+    config = tmp_path / "fastsmtp.toml"
+    place = deliver.replace("{folder}", str(tmp_path))
+    config.write_text(
+        f'hostname = "mx.example.org"\n[deliver]\ndefault = "{place}"\n'
+        f'[[accept]]\ndomain = "example.org"\n[policy.mfcheck]\nmode = "off"\n[policy.helo]\nmode = "off"\n'
+        '[policy.reverse_dns]\nmode = "off"\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "fastsmtp", "smtpd", "--config", str(config)],
+        env=environment(**CLIENT), input=MAIL + b"QUIT\r\n", capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith(answer), done.stderr
+    if deliver == "mx":
+        assert (done.returncode, b"needs the queue" in done.stderr) == (1, True)
+    else:
+        assert codes(done.stdout.splitlines()) == ["220", "250", "250", "250", "354", "250", "221"]
+    if deliver.startswith("maildir"):
+        [letter] = (tmp_path / "mail" / "new").iterdir()
+        assert letter.read_bytes().endswith(b"\nSubject: x\n\nHello\n")
+
+
+def test_a_next_hop_answers_for_itself(tmp_path: pathlib.Path) -> None:
+    """There is none: its recipients are put off, and the session lives on."""
+    config = tmp_path / "fastsmtp.toml"
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        config.write_text(
+            f'hostname = "mx.example.org"\n[deliver]\ndefault = "smtp://127.0.0.1:{nobody.getsockname()[1]}"\n'
+            '[[accept]]\ndomain = "example.org"\nrecipients = "any"\n[policy.mfcheck]\nmode = "off"\n'
+            '[policy.helo]\nmode = "off"\n[policy.reverse_dns]\nmode = "off"\n'
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "fastsmtp", "smtpd", "--config", str(config)],
+            env=environment(**CLIENT), input=MAIL.partition(b"DATA")[0] + b"QUIT\r\n", capture_output=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+    assert codes(done.stdout.splitlines()) == ["220", "250", "250", "451", "221"], done.stderr
+    assert done.returncode == 0
+
+
 # --- inetd, and TLS ----------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from fastsmtp.delivery.deliverer import Deliverer
 from fastsmtp.delivery.job import Damaged
 from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
 from fastsmtp.log import ListLog
+from fastsmtp.supervisor.worker import new_loop
 from tests.delivering import PATIENCE_S, Stored, make, rcpt, route, to
 from tests.fakes.zone import AAAA, MX, A, Zone
 from tests.integration.postfix import free_port
@@ -26,11 +27,14 @@ STUFFED = b"Received: here\r\nSubject: Hello\r\n\r\n..dot\r\n...\r\nText\r\n"
 
 
 def run(work: Awaitable[None]) -> None:
+    """On the loop that the processes have: uvloop's where there is one."""
+
     async def bounded() -> None:
         async with asyncio.timeout(PATIENCE_S):
             await work
 
-    asyncio.run(bounded())
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(bounded())
 
 
 def scenario(deliverer: Deliverer, *hops: NextHop) -> Callable[[Callable[[], Awaitable[None]]], None]:

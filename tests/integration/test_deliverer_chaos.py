@@ -105,7 +105,7 @@ class Chaos:
             self.taken[text] += 1
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_every_recipient_gets_one_outcome_and_delivered_means_taken(seed: int) -> None:
     port = free_port()
     pick = random.Random(seed)
@@ -116,8 +116,8 @@ def test_every_recipient_gets_one_outcome_and_delivered_means_taken(seed: int) -
         ("x.example", MX): [(at, f"mx{at}.x.example") for at in range(3)],
         **{(f"mx{at}.x.example", A): [f"127.0.0.{at + 2}"] for at in range(3)},
     }
-    short = dict.fromkeys(("greeting_s", "command_s", "data_s", "block_s", "message_s"), 2.0)
-    deliverer = make(zone, port=port, remote={**short, "connections": 4, "pause_s": 1.0}, tick_s=0.2)
+    short = dict.fromkeys(("greeting_s", "command_s", "data_s", "block_s", "message_s"), 0.7)
+    deliverer = make(zone, port=port, remote={**short, "connections": 4, "pause_s": 1.0}, tick_s=0.1)
     heard: Counter[int] = Counter()
 
     async def one(number: int) -> tuple[bytes, list[Delivered | Retry | Failed]]:

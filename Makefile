@@ -52,6 +52,7 @@ bench: $(VENV)/bench $(VENV)/test $(VENV)/built
 	$(python) bench/bench_dns.py
 	$(python) bench/bench_policy.py
 	$(python) bench/bench_tls.py
+	$(python) bench/bench_delivery.py
 	$(python) bench/bench_startup.py
 	$(python) -m pytest bench
 

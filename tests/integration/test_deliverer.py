@@ -273,7 +273,11 @@ def test_many_recipients_share_a_transaction_up_to_the_limit() -> None:
 def test_domains_of_one_site_share_a_transaction() -> None:
     port = free_port()
     hop = NextHop(host="127.0.0.2", port=port)
-    zone = {("a.example", MX): [(5, "mx.x")], ("b.example", MX): [(7, "mx.x")], ("mx.x", A): ["127.0.0.2"]}
+    zone: Zone = {
+        ("a.example", MX): [(5, "mx.x")],
+        ("b.example", MX): [(7, "mx.x")],
+        ("mx.x", A): ["127.0.0.2"],
+    }
     deliverer = make(zone, port=port)
 
     @scenario(deliverer, hop)

@@ -13,7 +13,7 @@ from fastsmtp.delivery.outcome import Delivered, Retry
 from fastsmtp.log import ListLog
 from fastsmtp.queue.model import Origins
 from tests.delivering import Stored, make, route, to
-from tests.fakes.zone import AAAA, MX, A
+from tests.fakes.zone import AAAA, MX, A, Zone
 from tests.integration.postfix import free_port
 from tests.integration.test_deliverer import scenario, shown
 from tests.nexthop import SILENCE, NextHop
@@ -159,7 +159,7 @@ def _refuse(*_: Any) -> None:
 def test_a_family_that_the_source_has_not_is_left_out() -> None:
     port = free_port()
     four, six = NextHop(host="127.0.0.2", port=port), NextHop(host="::1", port=port)
-    zone = {("example.org", MX): [(1, "mx.x")], ("mx.x", A): ["127.0.0.2"], ("mx.x", AAAA): ["::1"]}
+    zone: Zone = {("example.org", MX): [(1, "mx.x")], ("mx.x", A): ["127.0.0.2"], ("mx.x", AAAA): ["::1"]}
     deliverer = make(zone, port=port)
 
     @scenario(deliverer, four, six)

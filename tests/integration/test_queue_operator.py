@@ -329,7 +329,9 @@ def log_of(daemon: Daemon) -> str:
 
 def test_a_flush_is_tried_though_its_site_pauses() -> None:
     """Nobody is at the next hop, so it is left in peace; the operator knows that it is back."""
-    config = CONFIG.replace("retry_min_s = 0.5", "retry_min_s = 900").replace("retry_max_s = 1.0", "retry_max_s = 900")
+    config = CONFIG.replace("retry_min_s = 0.5", "retry_min_s = 900").replace(
+        "retry_max_s = 1.0", "retry_max_s = 900"
+    )
     config += "\n[remote]\npause_s = 900.0\n"
     with Hop() as gone:
         port = gone.port

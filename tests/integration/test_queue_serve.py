@@ -154,7 +154,10 @@ def test_below_the_low_water_mark_mail_is_refused_at_mail() -> None:
 
 
 def test_a_next_hop_that_says_later_and_one_that_says_no() -> None:
-    answers = {b"RCPT TO:<later@": [b"450 4.2.0 later"], b"RCPT TO:<no@": b"550 5.1.1 nobody of that name"}
+    answers: dict[bytes, bytes | list[bytes]] = {
+        b"RCPT TO:<later@": [b"450 4.2.0 later"],
+        b"RCPT TO:<no@": b"550 5.1.1 nobody of that name",
+    }
 
     async def run() -> None:
         async with NextHop(answers=answers) as hop:

@@ -1,6 +1,6 @@
 """The queue's sink: a message is encoded into one record, and its 250 leaves when that is synced.
 
-A body of more than 64 KiB, or one for which the worker's budget has no room,
+A body of more than RECORD_BYTES, or one for which the worker's budget has no room,
 goes into a file of its own, which the journal syncs before the record that
 names it.  What the session knew of the client goes with the message.
 
@@ -29,10 +29,14 @@ from fastsmtp.queue.journal import Journal
 from fastsmtp.queue.model import BodyReference, QueuedMessage, encode, origins_of
 from fastsmtp.queue.place import Place
 from fastsmtp.queue.remote import Remote
-from fastsmtp.queue.spool import MEMORY_BYTES, Budget, Cutter
+from fastsmtp.queue.spool import Budget, Cutter
 from fastsmtp.queue.store import write_all
 from fastsmtp.reply import Reply
 from fastsmtp.sink import Sink, Transaction, message_id
+
+# Bodies up to here are part of their record (docs/decisions/0041): they share a sync, and a file of one's own costs
+# ten times as much.  Whatever the number of clients, limits.body_memory_bytes is the bound.
+RECORD_BYTES = 262_144
 
 
 class QueueSink:
@@ -109,7 +113,7 @@ class QueueTransaction:
         spooled = self._spooled
         if spooled is None:
             memory = self._memory_bytes + size
-            if memory <= MEMORY_BYTES and self._sink.budget.take(size):
+            if memory <= RECORD_BYTES and self._sink.budget.take(size):
                 self._memory_bytes = memory
                 self._chunks.append(chunk)
                 return None

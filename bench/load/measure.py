@@ -6,8 +6,10 @@ and helpers count and the load generator doesn't.  Linux only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import re
 import time
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -81,6 +83,18 @@ def pss_bytes(root: int) -> int:
         for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 total += int(line.split()[1]) * 1024
+    return total
+
+
+def written_bytes(root: int) -> int:
+    """What a server's processes have caused to be written to a disk so far; of processes that live."""
+    total = 0
+    for pid in tree(root):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found = re.search(
+                r"^write_bytes: (\d+)", pathlib.Path(f"/proc/{pid}/io").read_text(), re.MULTILINE
+            )
+            total += int(found[1]) if found else 0
     return total
 
 

@@ -33,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench.load import measure, tls_client  # noqa: E402
 from bench.load.servers import (  # noqa: E402
+    QUEUE,
     SERVERS,
     SMTP_SINK,
     Running,
@@ -53,6 +54,8 @@ ADDRESSES = 10_000
 # a descriptor beside the socket.
 CONNECTIONS_MOST = 9_900
 OURS = "fastsmtp"
+OURS_CHECKED = "fastsmtp, all checks"
+POSTFIX = "Postfix smtpd"
 
 Json = dict[str, Any]
 
@@ -229,6 +232,66 @@ class Bench:
             for (title, name), why in refused.items():
                 if title == row.title:
                     print(f"{name}: {why}\n")
+
+    def queue(self) -> None:
+        """CPU per message of durable accept, with the bytes that reached the disk; beside those that keep nothing."""
+        servers = [QUEUE] if QUEUE.absent() is None else []
+        servers += [one for one in self.servers if one.name in (OURS_CHECKED, SMTP_SINK, POSTFIX)]
+        rows = [row for row in ROWS if "pipelined" not in row.title]
+        reports: dict[tuple[str, str], list[Json]] = {}
+        with contextlib.ExitStack() as stack:
+            up = [stack.enter_context(self.start(server)) for server in servers]
+            for server in up:
+                # Long enough for segments to be there and to have gone round.
+                generate(self.program, server, ("--mode", "reused", "--size", "4096"), 1.0)
+            for _ in range(self.options.repeat):
+                for row in rows:
+                    for server in up:
+                        before = measure.written_bytes(server.pid)
+                        report = generate(self.program, server, row.arguments, self.options.seconds)
+                        written = measure.written_bytes(server.pid) - before
+                        report["disk_bytes"] = written / max(report["messages"], 1)
+                        if server.server is QUEUE and report["disk_bytes"] < int(row.arguments[-1]):
+                            raise RuntimeError(
+                                f"{row.title}: {report['disk_bytes']:.0f} bytes a message on the disk"
+                            )
+                        reports.setdefault((row.title, server.server.name), []).append(report)
+        results = {
+            key: summary(value) | {"disk_bytes": statistics.median(one["disk_bytes"] for one in value)}
+            for key, value in reports.items()
+        }
+        self.results["queue"] = [
+            {"row": row, "server": server, **result} for (row, server), result in results.items()
+        ]
+        for row in rows:
+            print(f"{row.title}, durable: {SESSIONS} sessions, one worker, all processes of each server")
+            sink = results.get((row.title, SMTP_SINK))
+            table(
+                [
+                    "server",
+                    "CPU us/message",
+                    "min-max",
+                    "x smtp-sink",
+                    "messages/s",
+                    "p50 ms",
+                    "p99 ms",
+                    "bytes on disk",
+                ],
+                [
+                    [
+                        server.name,
+                        f"{result['cpu_us']:.1f}",
+                        f"{result['cpu_us_min']:.1f}-{result['cpu_us_max']:.1f}",
+                        f"{result['cpu_us'] / sink['cpu_us']:.2f}" if sink else "",
+                        f"{result['messages_per_s']:,.0f}",
+                        f"{result['p50_us'] / 1000:.2f}",
+                        f"{result['p99_us'] / 1000:.2f}",
+                        f"{result['disk_bytes']:,.0f}",
+                    ]
+                    for server in servers
+                    if (result := results.get((row.title, server.name)))
+                ],
+            )
 
     def workers(self) -> None:
         """CPU per message with 1, 2 and 4 workers, and how connections and work spread over them."""
@@ -430,6 +493,7 @@ TLS_HOLDS: dict[str, Callable[[int, int], contextlib.AbstractContextManager[None
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "load": Bench.load,
+    "queue": Bench.queue,
     "workers": Bench.workers,
     "memory": Bench.memory,
     "tarpit": Bench.tarpit,

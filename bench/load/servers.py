@@ -143,6 +143,16 @@ to = "/dev/null"
 """
 
 
+# The same with the queue: every message is synced before its 250, and then discarded like mail of any other route.
+DURABLE = (
+    CHECKED.replace("queue = false", "queue = true")
+    + """
+[queue]
+free_bytes = 0
+"""
+)
+
+
 def make_certificate(folder: pathlib.Path) -> None:
     """An ECDSA P-256 key and certificate, the same kind for every server."""
     subprocess.run(
@@ -322,6 +332,15 @@ def _postfix_version() -> str:
 
 
 SMTP_SINK = "smtp-sink"
+
+QUEUE = Server(
+    name="fastsmtp, queue",
+    rules="as with all checks",
+    durability="its queue (fdatasync before the 250, many messages share one), then discard; all its processes counted",
+    command=fastsmtp_command(DURABLE),
+    absent=_fastsmtp_absent,
+    version=lambda: _output(sys.executable, "-m", "fastsmtp", "--version"),
+)
 
 SERVERS = [
     Server(

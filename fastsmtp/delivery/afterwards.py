@@ -93,6 +93,8 @@ class Afterwards:
         self._pump = pump
         self._failed = failed
         self._wake = asyncio.Event()
+        # Held while rows are taken, and by who changes where they point to.
+        self.taking = asyncio.Lock()
         self._cases: deque[Case] = deque()
         self._task: asyncio.Task[None] | None = None
         self._due: asyncio.Task[None] | None = None
@@ -304,10 +306,11 @@ class Afterwards:
         wanted = min(DUE_AT_ONCE, self._dispatcher.sites.room())
         if not wanted or self._dispatcher.keeper.log.is_behind:
             return False
-        rows = await self._insist(lambda: self._index.due(int(self._wall() * 1000), wanted))
-        if rows:
-            self._dispatcher.due(rows)
-            self._pump()
+        async with self.taking:
+            rows = await self._insist(lambda: self._index.due(int(self._wall() * 1000), wanted))
+            if rows:
+                self._dispatcher.due(rows)
+                self._pump()
         return len(rows) == wanted
 
     def _guarded(self, work: Any) -> asyncio.Task[None]:

@@ -14,6 +14,7 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 from fastsmtp import errors
@@ -24,7 +25,7 @@ from fastsmtp.log import Log
 from fastsmtp.queue import frames
 from fastsmtp.queue.bodies import BodyFile
 from fastsmtp.queue.disk import ThreadDisk
-from fastsmtp.queue.keeper import Arrived, Keeper, Kept, lock
+from fastsmtp.queue.keeper import Arrived, Keeper, Kept, is_held, lock
 from fastsmtp.queue.line import Line
 from fastsmtp.queue.store import Space
 
@@ -92,6 +93,8 @@ class Desk:
         self._pumping: asyncio.Handle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closing = False
+        # Body files may be there that nobody knows of.
+        self.wants_sweep = False
 
     def open(self) -> None:
         """Take calls."""
@@ -215,6 +218,9 @@ class Desk:
             number = frames.read_unused(packet)
             if self._given.pop(number, None) is not None:
                 self._keeper.remove_body(number)
+            else:
+                # An earlier dispatcher gave it: it is looked for where it can't be mistaken for another's.
+                self.wants_sweep = True
         else:
             raise ValueError(f"a worker says {word}")
 
@@ -302,9 +308,10 @@ class Desk:
         if found and not self._is_closing:
             self._looking = self._loop.call_later(LOOK_S, self._look)
 
-    def _look_once(self) -> bool:
+    def _look_once(self, numbers: Iterable[int] | None = None) -> bool:
+        """Read what these workers (those that have called, and ourselves) have synced; whether there was anything."""
         found = False
-        for number in (*self._workers, self._own_number):
+        for number in numbers or (*self._workers, self._own_number):
             _, epoch, synced = self._progress.read(number)
             kept = self._keeper.segments.get(epoch)
             if kept is not None and kept.end is None and kept.at < synced:
@@ -317,8 +324,32 @@ class Desk:
         self._read_abandoned()
         self._accept()
         self._spawn(self._look_at_space())
+        if self.wants_sweep:
+            self.wants_sweep = False
+            self._spawn(self._sweep())
         self.look_soon()
         self.pump_soon()
+
+    async def _sweep(self) -> None:
+        """Remove body files that nobody has open and no record names.
+
+        In this order: who closes such a file has synced the record that names it, if there is one; so what is
+        read after that knows of it.
+        """
+        try:
+            loose = await self._disk.run(_loose, self._keeper)
+        except errors.TemporaryError as error:
+            self._log.line("queue_failed", reason=str(error))
+            return
+        # Of all that there may be: one that hasn't called yet writes all the same.
+        self._look_once(range(self._progress.workers))
+        self._read_abandoned()
+        named = {
+            message.body for kept in self._keeper.segments.values() for message in kept.messages.values()
+        }
+        for number in loose:
+            if number not in named and number not in self._given:
+                self._keeper.remove_body(number)
 
     async def _look_at_space(self) -> None:
         try:
@@ -381,6 +412,10 @@ def _locked_bodies(system: Any, keeper: Keeper) -> list[BodyFile]:
     for file in files:
         lock(file.fd)
     return files
+
+
+def _loose(system: Any, keeper: Keeper) -> list[int]:
+    return keeper.bodies.loose(system, is_held)
 
 
 def _look_at_space(system: Any, space: Space) -> None:

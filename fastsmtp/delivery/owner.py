@@ -22,6 +22,7 @@ from fastsmtp._glance import destinations_of
 from fastsmtp._journal import Progress, Writer
 from fastsmtp._record import DONE
 from fastsmtp.delivery.afterwards import Afterwards, Ids
+from fastsmtp.delivery.compact import Compactor
 from fastsmtp.delivery.desk import Desk
 from fastsmtp.delivery.dispatcher import Dispatcher
 from fastsmtp.delivery.hands import DispatcherHands
@@ -178,6 +179,14 @@ class Owner:
             self.dispatcher, self.index, patience=self._patience, wall=self._wall, log=self._log, loop=loop,
             failed=self._failed,
         )  # fmt: skip
+        self.compactor = Compactor(
+            self.keeper,
+            self.index,
+            self.afterwards,
+            journal=self._own_journal,
+            disk=self._disk,
+            log=self._log,
+        )
         self._enter(opening)
         self._tell_start(opening, began)
         self.afterwards.start()
@@ -296,7 +305,9 @@ class Owner:
 
     def _sweep(self, opening: Opening) -> None:
         """Body files that no record names, and no worker has open."""
-        if not any(scanned.is_in_use for scanned in opening.mail.segments):
+        if any(scanned.is_in_use for scanned in opening.mail.segments):
+            self.desk.wants_sweep = True
+        else:
             self._disk.forget(_remove_orphans, self._bodies, opening.named)
 
     # --- our own journal --------------------------------------------------------------------------

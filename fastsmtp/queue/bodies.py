@@ -118,6 +118,24 @@ class Bodies:
         """The message is done.  That may be lost in a crash: the file is then an orphan."""
         system.unlink(self.path(number))
 
+    def loose(self, system: Any, is_held: Callable[[int], bool]) -> list[int]:
+        """Numbers of files that no worker has open; those that no record names either are orphans."""
+        found = []
+        for name in system.listdir(self.directory):
+            number = number_of(name, "")
+            if number is None:
+                continue
+            try:
+                fd = system.open(self.path(number), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                if not is_held(fd):
+                    found.append(number)
+            finally:
+                system.close(fd)
+        return found
+
     def remove_orphans(self, system: Any, named: Collection[int]) -> int:
         """At start-up, with no worker alive: remove files that no record names; how many there were."""
         removed = 0

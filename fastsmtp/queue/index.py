@@ -431,6 +431,16 @@ class IndexFile:
         found = self._db.execute("SELECT number, epoch, count(*) FROM waiting GROUP BY number, epoch")
         return {(number, _unsigned(epoch)): count for number, epoch, count in found}
 
+    def places_in(self, number: int, epoch: int) -> list[tuple[Place, list[int]]]:
+        """Each record in a segment that rows are of, with their recipients."""
+        found: dict[Place, list[int]] = {}
+        for offset, size_bytes, recipient in self._db.execute(
+            "SELECT offset, size_bytes, recipient FROM waiting WHERE number = ? AND epoch = ?",
+            (number, _signed(epoch)),
+        ):
+            found.setdefault(Place(number, epoch, offset, size_bytes), []).append(recipient)
+        return list(found.items())
+
     def keys_of(self, number: int, epoch: int) -> Iterator[tuple[int, int]]:
         """(offset, recipient) of every row in a segment."""
         return self._db.execute(

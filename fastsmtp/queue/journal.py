@@ -73,6 +73,7 @@ class _Waiting(NamedTuple):
     pieces: Sequence[bytes]
     body_fd: int
     future: Receipt
+    kind: int
 
 
 class Journal:
@@ -121,23 +122,23 @@ class Journal:
         """The one in use."""
         return self._segment
 
-    def append(self, pieces: Sequence[bytes], body_fd: int = -1) -> asyncio.Future[Place]:
-        """Write and sync one record, whose payload the pieces are together.
+    def append(self, pieces: Sequence[bytes], body_fd: int = -1, *, kind: int = 0) -> asyncio.Future[Place]:
+        """Write and sync one record, whose payload the pieces are together; kind 0 is the journal's own.
 
         body_fd is a spooled body, synced first; the caller may close it at any time.  The future's error is
         errors.StorageFull, errors.StorageFailed, or ValueError for what no segment can hold.  Cancelling it
         doesn't take the record back.
         """
         future: asyncio.Future[Place] = self._loop.create_future()
-        self.append_for(future, pieces, body_fd)
+        self.append_for(future, pieces, body_fd, kind)
         return future
 
-    def append_for(self, future: Receipt, pieces: Sequence[bytes], body_fd: int = -1) -> None:
+    def append_for(self, future: Receipt, pieces: Sequence[bytes], body_fd: int = -1, kind: int = 0) -> None:
         """The same for who is no future.  It may be told before this returns, and must not raise."""
         if self._is_closed:
             raise RuntimeError("the journal is closed")
         if self._move is None:
-            if not self._is_stopped and self._put(pieces, body_fd, future):
+            if not self._is_stopped and self._put(pieces, body_fd, future, kind):
                 return
             if self._error is not None and self._clock() < self._retry_at:
                 future.set_exception(_copy(self._error))
@@ -145,7 +146,7 @@ class Journal:
             self._begin_move()
         if body_fd >= 0:
             body_fd = self._writer.duplicate(body_fd)
-        self._waiting.append(_Waiting(pieces, body_fd, future))
+        self._waiting.append(_Waiting(pieces, body_fd, future, kind))
 
     def reap(self) -> None:
         """Tell those whose records are over.  The loop calls it when the writer rings."""
@@ -185,10 +186,10 @@ class Journal:
             self._source.release(self._segment, self._writer.end)
             self._segment = None
 
-    def _put(self, pieces: Sequence[bytes], body_fd: int, future: Receipt) -> bool:
+    def _put(self, pieces: Sequence[bytes], body_fd: int, future: Receipt, kind: int) -> bool:
         """Hand it to the writer; False when the segment has no room for it."""
         try:
-            return self._writer.append(pieces, future, kind=self._kind, body_fd=body_fd)
+            return self._writer.append(pieces, future, kind=kind or self._kind, body_fd=body_fd)
         except ValueError as error:
             future.set_exception(error)
         except OSError as error:
@@ -277,9 +278,9 @@ class Journal:
         is_fresh = True
         waiting = self._waiting
         while waiting:
-            pieces, body_fd, future = waiting[0]
+            pieces, body_fd, future, kind = waiting[0]
             if not future.done():
-                if self._put(pieces, body_fd, future):
+                if self._put(pieces, body_fd, future, kind):
                     is_fresh = False
                 elif is_fresh:
                     future.set_exception(ValueError("the message is bigger than a segment"))
@@ -297,7 +298,7 @@ class Journal:
         if self._writer.is_stopped:
             futures += [cookie for cookie in self._writer.withdraw() if not isinstance(cookie, Seal)]
         while self._waiting:
-            _, body_fd, future = self._waiting.popleft()
+            _, body_fd, future, _ = self._waiting.popleft()
             self._writer.close_duplicate(body_fd)
             futures.append(future)
         for future in futures:

@@ -107,6 +107,7 @@ class Keeper:
 
     report   called with each fault
     failed   called with an error that nobody waits for
+    is_retiring   False while records are copied: the segment that they go to must not be taken for done
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Keeper:
         self._report = report
         self._failed = failed
         self._system = system
+        self.is_retiring = True
         self._after: deque[tuple[int, Callable[[], object]]] = deque()
         self._given: dict[object, int] = {}
 
@@ -274,7 +276,7 @@ class Keeper:
 
     def look_at(self, kept: Kept) -> None:
         """Retire it if it is read to its end and nothing of it is needed; when the done-log is synced."""
-        if kept.end is None or kept.at < kept.end or kept.open or kept.is_retiring:
+        if kept.end is None or kept.at < kept.end or kept.open or kept.is_retiring or not self.is_retiring:
             return
         kept.is_retiring = True
         self.afterwards(lambda: self._retire(kept))

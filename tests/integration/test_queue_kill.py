@@ -73,7 +73,7 @@ class Sender(threading.Thread):
         self.say(b"MAIL FROM:<a@example.net>\r\n", b"250")
         self.say(b"RCPT TO:<b@example.org>\r\n", b"250")
         self.say(b"DATA\r\n", b"354")
-        self.sock.sendall(letter(name, 100_000 if self.count % 20 == 0 else 1_500) + b".\r\n")
+        self.sock.sendall(letter(name, 300_000 if self.count % 20 == 0 else 1_500) + b".\r\n")
         self.expect(b"250")
         self.accepted.append(name)
 

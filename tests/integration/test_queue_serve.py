@@ -57,10 +57,10 @@ def pid_of(daemon: Daemon, name: str) -> int:
 def test_mail_for_several_places_is_delivered_and_takes_no_room_then() -> None:
     with Daemon(CONFIG, accept=ACCEPT, workers=1) as daemon:
         send(daemon, "joe@example.org", "ann@example.org")
-        send(daemon, "joe@example.org", content=b"Subject: big\r\n\r\n" + b"0123456789\r\n" * 20_000)
+        send(daemon, "joe@example.org", content=b"Subject: big\r\n\r\n" + b"0123456789\r\n" * 30_000)
         wait_for(daemon, "joe@example.org", 2)
         wait_for(daemon, "ann@example.org")
-        assert sorted(len(letter.text) for letter in daemon.mail("joe@example.org")) == [23, 220_014]
+        assert sorted(len(letter.text) for letter in daemon.mail("joe@example.org")) == [23, 330_014]
         lines = daemon.wait_for_logs("delivered", 3)
         assert {line["rcpt"] for line in lines} == {"joe@example.org", "ann@example.org"}
         bodies = daemon.folder / "state" / "queue" / "bodies"
@@ -95,7 +95,7 @@ def test_any_process_may_die_and_no_mail_is_lost(name: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_who_takes_mail_cannot_read_it() -> None:
     with Daemon(CONFIG, accept=ACCEPT, workers=1) as daemon:
-        send(daemon, "joe@example.org", content=b"Subject: big\r\n\r\n" + b"0123456789\r\n" * 20_000)
+        send(daemon, "joe@example.org", content=b"Subject: big\r\n\r\n" + b"0123456789\r\n" * 30_000)
         wait_for(daemon, "joe@example.org")
         worker = pid_of(daemon, "worker")
         status = pathlib.Path(f"/proc/{worker}/status").read_text()

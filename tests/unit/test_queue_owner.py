@@ -1,0 +1,466 @@
+"""The owner of the queue with a worker's journal and a shard of the test's own: real files, real lines, one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from fastsmtp import _record, errors, reply
+from fastsmtp._journal import Progress, Writer
+from fastsmtp.delivery import wire
+from fastsmtp.delivery.job import Damaged, Job, Result
+from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
+from fastsmtp.delivery.owner import BODIES, Owner
+from fastsmtp.log import ListLog
+from fastsmtp.message import Envelope, Recipient
+from fastsmtp.queue import frames
+from fastsmtp.queue.dsn import Reporter
+from fastsmtp.queue.fileheader import SIZE_BYTES
+from fastsmtp.queue.journal import Journal
+from fastsmtp.queue.line import Line, connect, listen
+from fastsmtp.queue.model import BodyReference, Origins, QueuedMessage, decode, encode
+from fastsmtp.queue.remote import Remote
+from fastsmtp.queue.row import Filter, State, row_of
+from fastsmtp.queue.schedule import Patience
+
+LATER = Retry(reply.Reply(450, "4.2.0", "later"), "said so", remote="hop")
+NEVER = Failed(reply.Reply(550, "5.1.1", "nobody"), "said so", remote="hop")
+YES = Delivered("Ok", "hop")
+
+OWN = 3
+WORKERS = 4
+
+
+class Ids:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def next(self) -> str:
+        self.count += 1
+        return f"REPORT{self.count}"
+
+
+def recipient(address: str, deliver: str = "smtp://192.0.2.1:25") -> Recipient:
+    return Recipient(address.encode(), address.rpartition("@")[2].encode(), deliver=deliver)
+
+
+def message(id: str, *recipients: Recipient, body: Any = (b"Subject: x\r\n\r\nHello.\r\n",)) -> QueuedMessage:
+    size = 70_000 if isinstance(body, BodyReference) else sum(map(len, body))
+    envelope = Envelope(b"joe@example.org", b"example.org", recipients=recipients)
+    return QueuedMessage(id, 1_800_000_000_000, envelope, Origins(address="192.0.2.9"), b"", body, size)
+
+
+class FakeShard:
+    """Collects jobs; the test says what becomes of them."""
+
+    def __init__(self, path: str, held: list[tuple[int, int, int]] | None = None) -> None:
+        self.jobs: list[Job] = []
+        self.acked = 0
+        self.count = 0
+        self.line = Line(connect(path), asyncio.get_running_loop(), self._heard, lambda: None)
+        self.line.send(frames.hello(frames.Role.SHARD, 0, 1))
+        for packet in wire.held(held or []):
+            self.line.send(packet)
+        self.line.send(wire.ready())
+
+    def _heard(self, packet: bytes, descriptors: list[int]) -> None:
+        if packet[0] == wire.JOBS:
+            self.jobs += wire.read_jobs(packet)
+        else:
+            self.acked = wire.read_ack(packet)
+
+    def say(self, job: Job, *outcomes: Outcome | Damaged) -> None:
+        self.count += 1
+        batch = [
+            Result(job.place, one, outcome) for one, outcome in zip(job.recipients, outcomes, strict=True)
+        ]
+        self.line.send(wire.results(self.count, batch))
+
+    async def job(self, count: int = 1) -> Job:
+        """The latest, when there are so many."""
+        await until(lambda: len(self.jobs) >= count)
+        return self.jobs[count - 1]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class Queue:
+    """One queue on disk; owners, workers and shards come and go."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        (folder / BODIES).mkdir(parents=True)
+        self.path = str(folder / "socket")
+        self.sock = listen(self.path)
+        self.progress = Progress(WORKERS)
+        self.log = ListLog()
+        self.failures: list[Exception] = []
+        self.remote: Remote | None = None
+        self.retry_ms = 50
+
+    async def open(self, free_bytes: int = 0) -> Owner:
+        owner = Owner(
+            str(self.folder),
+            sock=self.sock,
+            progress=self.progress,
+            shards=1,
+            users={frames.Role.WORKER: os.geteuid(), frames.Role.SHARD: os.geteuid()},
+            free_bytes=free_bytes,
+            patience=Patience(self.retry_ms, 2 * self.retry_ms, 3_600_000, 0),
+            reporter=Reporter("mx.example.org", "postmaster@example.org"),
+            ids=Ids(),
+            place_for=lambda domain: "maildir:/srv/reports",
+            version="0.1.0",
+            log=self.log,
+            loop=asyncio.get_running_loop(),
+            failed=self.failures.append,
+        )
+        await owner.start()
+        return owner
+
+    async def worker(self, number: int = 0) -> Journal:
+        loop = asyncio.get_running_loop()
+        self.remote = Remote(self.path, number, self.progress, loop=loop)
+        self.remote.connect()
+        writer: Any = Writer(progress=self.progress, worker=number)
+        journal = Journal(
+            self.remote, loop=loop, clock=time.monotonic, writer=writer, synced=self.remote.synced
+        )
+        await journal.start()
+        # What is asked for ahead is there too: a test's owner that closes shares its descriptors with us.
+        await journal._ahead  # type: ignore[misc]
+        spare = await self.remote.body()
+        os.close(spare.fd)
+        self.remote.give_up(spare)
+        return journal
+
+    def told(self, event: str) -> list[dict[str, Any]]:
+        """The fields of all such lines."""
+        return [dict(fields) for name, fields in self.log.lines if name == event]
+
+    def segments(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir() if path.name.startswith("mail-"))
+
+    async def leave(self, journal: Journal) -> None:
+        await journal.close()
+        if self.remote is not None:
+            self.remote.close()
+
+
+def run(work: Callable[[Queue], Coroutine[Any, Any, None]], folder: pathlib.Path) -> None:
+    async def body() -> None:
+        queue = Queue(folder / "queue")
+        try:
+            await work(queue)
+            assert queue.failures == []
+        finally:
+            queue.sock.close()
+
+    asyncio.run(body())
+
+
+def test_what_is_delivered_takes_no_room(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        await journal.append(encode(message("A", recipient("a@example.net"), recipient("b@example.net"))))
+        await journal.append(encode(message("B", recipient("c@example.net", "discard"))))
+        job = await shard.job()
+        assert (job.recipients, job.deliver, job.attempt) == ((0, 1), "smtp://192.0.2.1:25", 1)
+        shard.say(job, YES, YES)
+        await until(lambda: shard.acked == 1)
+        await queue.leave(journal)
+        await until(lambda: queue.segments() == [])
+        await owner.close()
+        owner = await queue.open()
+        assert queue.told("queue_open")[-1]["pending"] == 0
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+def test_a_restart_delivers_what_was_not_finished_and_nothing_else(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        for id in "ABC":
+            await journal.append(encode(message(id, recipient(f"{id.lower()}@example.net"))))
+        await shard.job(3)
+        shard.say(shard.jobs[0], YES)
+        shard.say(shard.jobs[1], LATER)
+        await until(lambda: shard.acked == 2)
+        shard.line.close()
+        await owner.close()
+        # The worker is still there, and writes on in its segment.
+        await journal.append(encode(message("D", recipient("d@example.net"))))
+        owner = await queue.open()
+        shard = FakeShard(queue.path)
+        await until(lambda: len(shard.jobs) == 3)
+        found = {owner.reader.read(job.place).id: job.attempt for job in shard.jobs}
+        assert found == {"B": 2, "C": 1, "D": 1}
+        for job in shard.jobs:
+            shard.say(job, YES)
+        await queue.leave(journal)
+        await until(lambda: queue.segments() == [])
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+def test_a_shard_that_was_there_before_keeps_what_it_has(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        await journal.append(encode(message("A", recipient("a@example.net"))))
+        job = await shard.job()
+        await owner.close()
+        owner = await queue.open()
+        shard = FakeShard(queue.path, [(job.place.epoch, job.place.offset, 0)])
+        await journal.append(encode(message("B", recipient("b@example.net"))))
+        other = await shard.job()
+        assert owner.reader.read(other.place).id == "B"
+        shard.say(job, YES)
+        shard.say(other, YES)
+        await until(lambda: shard.acked == 2)
+        await queue.leave(journal)
+        await until(lambda: queue.segments() == [])
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+def test_a_shard_that_dies_leaves_its_jobs_to_the_next(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        for id in "AB":
+            await journal.append(encode(message(id, recipient("a@example.net"))))
+        first, second = await shard.job(), await shard.job(2)
+        shard.say(first, YES)
+        await until(lambda: shard.acked == 1)
+        shard.line.close()
+        shard = FakeShard(queue.path)
+        assert await shard.job() == second
+        shard.say(second, YES)
+        await until(lambda: shard.acked == 1)
+        await queue.leave(journal)
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+def test_a_worker_that_dies_is_read_to_its_end(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        assert queue.remote is not None
+        await journal.append(encode(message("A", recipient("a@example.net"))))
+        segment = journal.segment
+        assert segment is not None
+        # As the kernel does it: the line ends, and every descriptor is closed.
+        ahead = await journal._ahead  # type: ignore[misc]
+        unused = list(queue.remote._bodies)
+        queue.remote._is_closed = True
+        assert queue.remote._line is not None
+        queue.remote._line.close()
+        for fd in (segment.fd, ahead.fd, *(file.fd for file in unused)):
+            os.close(fd)
+        shard.say(await shard.job(), YES)
+        await until(lambda: queue.segments() == [])
+        await owner.close()
+        asyncio.get_running_loop().remove_reader(journal._writer.fileno())
+        journal._writer.close()
+
+    run(work, tmp_path)
+
+
+def test_bodies_in_files_are_removed_with_their_messages(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        assert queue.remote is not None
+        files = [await queue.remote.body() for _ in range(2)]
+        text = b"0123456789" * 7_000
+        for id, file in zip("AB", files, strict=True):
+            os.pwrite(file.fd, text, SIZE_BYTES)
+            body = BodyReference(file.number, file.epoch, _record.crc32c(text))
+            await journal.append(encode(message(id, recipient("a@example.net"), body=body)), file.fd)
+            os.close(file.fd)
+        paths = [queue.folder / BODIES / f"{file.number:016x}" for file in files]
+        first, second = await shard.job(), await shard.job(2)
+        stored = owner.reader.read(first.place)
+        assert b"".join(stored.blocking_pieces(os)) == text
+        assert (stored.size_bytes, stored.tail) == (70_000, b"89")
+        shard.say(first, YES)
+        # The second waits in the index, and its body stays; over a restart too.
+        shard.say(second, LATER)
+        await until(lambda: not paths[0].exists())
+        await owner.close()
+        owner = await queue.open()
+        assert paths[1].exists()
+        shard = FakeShard(queue.path)
+        shard.say(await shard.job(), YES)
+        await until(lambda: not paths[1].exists())
+        # One that no record will name goes when the worker says so.
+        unused = await queue.remote.body()
+        os.close(unused.fd)
+        queue.remote.give_up(unused)
+        await queue.leave(journal)
+        await until(lambda: list((queue.folder / BODIES).iterdir()) == [])
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+def test_a_failure_is_reported_before_it_is_forgotten(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        await journal.append(encode(message("A", recipient("no@example.net"), recipient("yes@example.net"))))
+        shard.say(await shard.job(), NEVER, YES)
+        report = await shard.job(2)
+        assert report.deliver == "maildir:/srv/reports"
+        found = owner.reader.read(report.place)
+        assert (found.id, found.envelope.sender) == ("REPORT1", b"")
+        assert [one.address for one in found.envelope.recipients] == [b"joe@example.org"]
+        text = b"".join(found.blocking_pieces(os))
+        assert b"no@example.net" in text
+        assert b"yes@example.net" not in text
+        shard.say(report, YES)
+        await until(lambda: shard.acked == 2)
+        await queue.leave(journal)
+        await owner.close()
+        assert queue.told("report")[0]["about"] == "A"
+
+    run(work, tmp_path)
+
+
+def test_damage_is_reported_and_put_aside_and_stops_nothing(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        await journal.append(encode(message("A", recipient("a@example.net"))))
+        job = await shard.job()
+        shard.say(job, Damaged("a flipped bit"))
+        await until(lambda: shard.acked == 1)
+        (line,) = queue.told("queue_damaged")
+        assert line["reason"] == "a flipped bit"
+        assert pathlib.Path(line["quarantine"]).exists()
+        await queue.leave(journal)
+        await until(lambda: queue.segments() == [])
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+def test_a_segment_with_little_left_is_freed(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        queue.retry_ms = 600_000
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        await journal.append(encode(message("A", recipient("a@example.net"), recipient("b@example.net"))))
+        await journal.append(encode(message("B", recipient("c@example.net"))))
+        first, second = await shard.job(), await shard.job(2)
+        shard.say(first, YES, LATER)
+        shard.say(second, YES)
+        await until(lambda: shard.acked == 2)
+        await queue.leave(journal)
+        old = f"mail-{first.place.number:016x}"
+        assert old in queue.segments()
+        kept = owner.keeper.segments[first.place.epoch]
+        await until(lambda: kept.end is not None)
+        assert await owner.compactor.look() == 1
+        await until(lambda: old not in queue.segments())
+        # The row leads to the copy: now, and after a restart.
+        (row,) = (await owner.index.find(Filter())).rows
+        assert row.place.number != first.place.number
+        shard.line.close()
+        await owner.close()
+        owner = await queue.open()
+        assert queue.told("queue_open")[-1]["deferred"] == 1
+        shard = FakeShard(queue.path)
+        await owner.index.flush(Filter(), int(time.time() * 1000))
+        again = await shard.job()
+        assert (again.recipients, again.attempt) == ((1,), 2)
+        assert owner.reader.read(again.place).id == "A"
+        shard.say(again, YES)
+        await until(lambda: shard.acked == 1)
+        await until(lambda: queue.segments() == [])
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+def test_the_operator_s_word_about_what_is_in_hand(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        await journal.append(encode(message("A", recipient("a@example.net"))))
+        hands = owner.hands
+        await until(lambda: len(list(hands.in_hand())) == 1)
+        (one,) = hands.in_hand()
+        assert not one.is_under_way
+        stored = owner.reader.read(one.place).message
+        row = row_of(one.place, stored, 0, next_ms=int(time.time() * 1000))._replace(site=one.site)
+        await owner.index.pin([row._replace(state=State.DELETE)], lambda: [row.key])
+        shard = FakeShard(queue.path)
+        await queue.leave(journal)
+        await until(lambda: queue.segments() == [])
+        assert shard.jobs == []
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+def test_below_the_low_water_mark_nothing_is_handed_out(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        await owner.close()
+        owner = await queue.open(free_bytes=1 << 62)
+        await until(lambda: queue.progress.is_low)
+        with pytest.raises(errors.StorageFull):
+            await queue.worker()
+        assert queue.remote is not None
+        assert queue.remote.is_low
+        queue.remote.close()
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+def test_an_owner_that_is_not_there_is_a_clear_answer(tmp_path: pathlib.Path) -> None:
+    async def work(queue: Queue) -> None:
+        queue.remote = Remote(queue.path, 0, queue.progress, loop=asyncio.get_running_loop(), patience_s=0.05)
+        queue.remote.connect()
+        with pytest.raises(errors.StorageFailed):
+            await queue.remote.next()
+        with pytest.raises(errors.StorageFailed):
+            await queue.remote.body()
+        queue.remote.close()
+
+    run(work, tmp_path)
+
+
+def test_a_message_keeps_its_cuts() -> None:
+    one = message("A", recipient("a@example.net"), body=BodyReference(1, 2, 3))
+    one.cuts = ((10, 20), (50, 5))
+    assert decode(b"".join(encode(one))).cuts == ((10, 20), (50, 5))

@@ -310,6 +310,8 @@ class Dispatcher:
 
     def _pass_on(self, cases: list[Case]) -> None:
         if cases:
+            for case in cases:
+                case.kept.messages[case.place.offset].settling += 1
             self._the_cases().take(cases)
 
     def _the_cases(self) -> Cases:
@@ -331,6 +333,7 @@ class Dispatcher:
 
     def settle(self, case: Case, *, is_over: bool) -> None:
         """All of a case is durable: it is over, or a row of the index."""
+        case.kept.messages[case.place.offset].settling -= 1
         if is_over:
             self.gone(case.kept, case.place.offset)
         else:

@@ -29,6 +29,7 @@ from fastsmtp.delivery.hands import DispatcherHands
 from fastsmtp.delivery.rounds import Rounds
 from fastsmtp.delivery.sites import Sites
 from fastsmtp.delivery.stored import Reader
+from fastsmtp.delivery.together import Together
 from fastsmtp.log import Log
 from fastsmtp.queue import frames
 from fastsmtp.queue.bodies import Bodies
@@ -173,7 +174,8 @@ class Owner:
             random=random_module.SystemRandom().random, log=self._log, loop=loop, pump=self.desk.pump_soon,
             failed=self._failed,
         )  # fmt: skip
-        self.dispatcher.cases = self.afterwards
+        self.together = Together(self.afterwards, loop=loop)
+        self.dispatcher.cases = self.together
         self.hands = DispatcherHands(self.dispatcher, self.afterwards, self.desk, self.reader)
         self.rounds = Rounds(
             self.dispatcher, self.index, patience=self._patience, wall=self._wall, log=self._log, loop=loop,
@@ -201,6 +203,7 @@ class Owner:
         """Everything that is known becomes durable, and the files are closed."""
         self.desk.stop()
         await self.rounds.close()
+        self.together.close()
         await self.afterwards.close()
         try:
             await asyncio.wait_for(self.log.flush(), 5.0)

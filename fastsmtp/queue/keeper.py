@@ -58,15 +58,17 @@ class Message:
     """One that is in work.  left: its recipients in memory; body: number of its body file.
 
     indexed   recipients that are rows of the index; counted where there is a body file
+    settling  of those in memory, whose result is known and not durable yet
     """
 
-    __slots__ = ("body", "indexed", "left", "size_bytes")
+    __slots__ = ("body", "indexed", "left", "settling", "size_bytes")
 
     def __init__(self, size_bytes: int, body: int | None, left: int) -> None:
         self.size_bytes = size_bytes
         self.body = body
         self.left = left
         self.indexed = 0
+        self.settling = 0
 
 
 class Kept:

@@ -342,3 +342,30 @@ def test_a_flush_is_tried_though_its_site_pauses() -> None:
             assert queue(daemon, "flush", "--all") == "flush: 1 recipient\n"
             until(lambda: len(hop.messages) == 1)
             wait_for(daemon, {})
+
+
+def test_recipients_of_a_message_that_fail_at_two_places_are_in_one_report() -> None:
+    refused = {b"RCPT TO:<no@": b"550 5.1.1 nobody of that name"}
+    slow = {b"RCPT TO:<never@": b"550 5.1.6 has moved"}
+    with Hop(answers=refused) as hop, Hop(answers=slow) as other:
+        answer = other._answer
+
+        async def waits(writer: Any, line: bytes) -> bytes:
+            if line.startswith(b"RCPT"):
+                until_then = asyncio.get_running_loop().time() + 0.5
+                while asyncio.get_running_loop().time() < until_then:
+                    await asyncio.sleep(0.01)
+            return await answer(writer, line)
+
+        other._answer = waits  # type: ignore[method-assign]
+        config = (
+            CONFIG + f'\n[[accept]]\ndomain = "other.example"\ndeliver = "{other.dest}"\nrecipients = "any"\n'
+        )
+        with serving(hop, config) as daemon:
+            send(daemon, "no@there.example", "never@other.example", "ann@there.example")
+            _, fields = report_in(letters(daemon, "joe@example.org")[0])
+            assert {one["Final-Recipient"]: one["Status"] for one in fields} == {
+                "rfc822;no@there.example": "5.1.1", "rfc822;never@other.example": "5.1.6",
+            }  # fmt: skip
+            wait_for(daemon, {})
+            assert len(daemon.mail("joe@example.org")) == 1

@@ -52,11 +52,18 @@ class Daemon:
 
     config   TOML; {folder} is the directory that everything is in.  Without a [[listen]] there is one
              named "mx"; a [[listen]] needs no address
+    program  what is started with serve and its flags; {folder} too
     ports    by listener's name
     """
 
     def __init__(
-        self, config: str = "", *, accept: str = ACCEPT, workers: int = 2, flags: tuple[str, ...] = ()
+        self,
+        config: str = "",
+        *,
+        accept: str = ACCEPT,
+        workers: int = 2,
+        flags: tuple[str, ...] = (),
+        program: tuple[str, ...] = (sys.executable, "-m", "fastsmtp"),
     ) -> None:
         # Not pytest's directory: workers of a server started as root may not enter that.
         self.folder = Path(tempfile.mkdtemp(prefix="fastsmtp-test-"))
@@ -68,6 +75,7 @@ class Daemon:
         self._accept = accept
         self._workers = workers
         self._flags = flags
+        self._program = tuple(word.replace("{folder}", str(self.folder)) for word in program)
         self.ports: dict[str, int] = {}
         self.write(config)
 
@@ -92,9 +100,7 @@ class Daemon:
 
     def start(self) -> None:
         """Start it and wait for its ready line."""
-        self.process = Process(
-            [sys.executable, "-m", "fastsmtp", "serve", "--config", str(self.file), *self._flags]
-        )
+        self.process = Process([*self._program, "serve", "--config", str(self.file), *self._flags])
         where = self.process.wait_for(r"^fastsmtp \S+ ready: (.*) \(\d+ workers?\)")[1]
         shown = [int(port) for port in re.findall(r":(\d+)(?:,|$)", where)]
         names = [listen["name"] for listen in tomllib.loads(self.file.read_text())["listen"]]

@@ -1,8 +1,6 @@
-"""The oracle of the syncs: for each acknowledgement, everything that it needs was synced before it left.
+"""The oracle of the syncs on a process that writes to a journal as a worker does; syncs.py has the oracle.
 
-The page cache survives SIGKILL, so killing proves nothing about syncs; the
-order of system calls does.  The oracle itself is tried on processes that leave
-one sync out.
+It is itself tried on processes that leave one sync out.  test_queue_strace.py does the same with the real server.
 """
 
 from __future__ import annotations
@@ -12,181 +10,62 @@ import pathlib
 import re
 import subprocess
 import sys
-from typing import NamedTuple
 
 import pytest
 
 from tests.conftest import needs
 from tests.integration.journal_process import SYNCS
+from tests.integration.syncs import FILES, Acknowledged, Oracle, calls_of
 from tests.peers import path
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
-CALL = re.compile(r"^(\d+) +(\w+)\((.*)$")
-RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>(.*)$")
-RESULT = re.compile(r"\) += (-?\d+)")
-FILE = re.compile(r"^\d+<([^>]*)>")
-RENAME = re.compile(r'^"([^"]+)", "([^"]+)"')
-OPEN = re.compile(r'^[^,]+, "([^"]+)", ([A-Z_|]+)')
 ACK = re.compile(r'"ack (\S+) (\d+) (\d+) (\d+) (\S+)\\n"')
 
 
-class Call(NamedTuple):
-    """One system call: the lines of the trace where it began and ended."""
-
-    name: str
-    arguments: str
-    result: int
-    began: int
-    ended: int
-
-    @property
-    def file(self) -> str:
-        found = FILE.match(self.arguments)
-        return found[1] if found else ""
-
-
-def calls_of(text: str) -> list[Call]:
-    """The calls that returned, in the order of their beginnings."""
-    open_calls: dict[str, tuple[str, str, int]] = {}
-    found = []
-    for line_number, line in enumerate(text.splitlines()):
-        if resumed := RESUMED.match(line):
-            pid, rest = resumed[1], resumed[3]
-            name, arguments, began = open_calls.pop(pid)
-        elif call := CALL.match(line):
-            pid, name, rest = call[1], call[2], call[3]
-            arguments, began = rest, line_number
-            if rest.endswith("<unfinished ...>"):
-                open_calls[pid] = (name, rest.removesuffix("<unfinished ...>"), line_number)
-                continue
-        else:
-            continue
-        arguments = arguments if arguments == rest else arguments + rest
-        result = RESULT.search(rest)
-        if result is not None:
-            found.append(Call(name, arguments, int(result[1]), began, line_number))
-    return sorted(found, key=lambda call: call.began)
-
-
-class Oracle:
-    """What was done, by file; says what an acknowledgement lacks."""
-
-    def __init__(self, calls: list[Call], directory: str) -> None:
-        self.directory = directory
-        self.acks: list[tuple[Call, re.Match[str]]] = []
-        self.writes: dict[str, list[tuple[int, int, Call]]] = {}
-        self.syncs: dict[str, list[Call]] = {}
-        self.named: dict[str, Call] = {}
-        for call in calls:
-            if call.name in {"fsync", "fdatasync"} and call.result == 0:
-                self.syncs.setdefault(call.file, []).append(call)
-            elif call.name in {"pwritev", "pwrite64", "pwritev2"} and call.result > 0:
-                # pwritev2, which os.pwritev calls, has flags behind the offset.
-                pattern = r", (\d+), \d+ *\)" if call.name == "pwritev2" else r", (\d+) *\)"
-                offset = int(re.findall(pattern, call.arguments)[-1])
-                self.writes.setdefault(call.file, []).append((offset, offset + call.result, call))
-            elif call.name in {"rename", "renameat", "renameat2"} and call.result == 0:
-                renamed = re.findall(r'"([^"]+)"', call.arguments)
-                self.named[renamed[1]] = call
-            elif call.name == "openat" and "O_CREAT" in call.arguments and call.result >= 0:
-                opened = OPEN.match(call.arguments)
-                if opened:
-                    self.named[opened[1]] = call
-            elif call.name == "write" and (ack := ACK.search(call.arguments)):
-                self.acks.append((call, ack))
-
-    def _synced(self, file: str, after: Call, before: Call) -> Call | None:
-        """A sync of the file that began after one call had ended, and ended before another began."""
-        for sync in self.syncs.get(file, ()):
-            if sync.began > after.ended and sync.ended < before.began:
-                return sync
-        return None
-
-    def missing(self) -> list[str]:
-        """What the acknowledgements lack; [] is a good trace."""
-        lacks = []
-        for told, ack in self.acks:
-            name, number, offset, size, body = ack.groups()
-            file = f"{self.directory}/mail-{int(number):016x}"
-            start, end = int(offset), int(offset) + 32 + int(size)
-            writes = [call for begin, stop, call in self.writes.get(file, ()) if begin < end and stop > start]
-            covered = sum(
-                min(stop, end) - max(begin, start)
-                for begin, stop, call in self.writes.get(file, ())
-                if begin < end and stop > start
-            )
-            if covered < end - start:
-                lacks.append(f"{name}: its bytes were not written")
-                continue
-            if not all(self._synced(file, call, told) for call in writes):
-                lacks.append(f"{name}: batch not synced")
-            lacks += self._missing_names(name, file, self.directory, told)
-            if body != "-":
-                lacks += self._missing_body(
-                    name, f"{self.directory}/bodies/{int(body):016x}", writes[0], told
-                )
-        return lacks
-
-    def _missing_names(self, name: str, file: str, directory: str, told: Call) -> list[str]:
-        named = self.named.get(file)
-        if named is None:
-            return [f"{name}: nobody named {file}"]
-        lacks = []
-        if not self._synced(directory, named, told):
-            lacks.append(f"{name}: directory not synced")
-        if named.name != "openat":
-            # It was written through, or got its header, under its former name.
-            former = re.findall(r'"([^"]+)"', named.arguments)[0]
-            written = [call for _, _, call in self.writes.get(former, ())]
-            if not written or not self._synced(former, written[-1], named):
-                lacks.append(f"{name}: segment not synced before it got its name")
-        return lacks
-
-    def _missing_body(self, name: str, file: str, record: Call, told: Call) -> list[str]:
-        writes = [call for _, _, call in self.writes.get(file, ())]
-        lacks = []
-        if not writes or not self._synced(file, writes[-1], record):
-            lacks.append(f"{name}: body not synced before its record was written")
-        return lacks + [
-            lack.replace("directory", "bodies")
-            for lack in self._missing_names(name, file, f"{self.directory}/bodies", told)
-        ]
-
-
-def traced(tmp_path: pathlib.Path, *options: str) -> Oracle:
-    """Run the process under strace; what it did."""
+def traced(tmp_path: pathlib.Path, *options: str) -> tuple[Oracle, list[Acknowledged]]:
+    """Run the process under strace; what it did, and what it acknowledged."""
     directory = tmp_path / "queue"
     (directory / "bodies").mkdir(parents=True)
     trace = tmp_path / "trace"
     done = subprocess.run(
         [
             path("strace"), "-f", "-y", "-s", "80", "-o", str(trace),
-            "-e", "trace=openat,rename,renameat,renameat2,write,pwrite64,pwritev,pwritev2,fsync,fdatasync",
+            "-e", f"trace=write,{FILES}",
             sys.executable, "-m", "tests.integration.journal_process", str(directory), "--count", "25", *options,
         ],
         cwd=ROOT, capture_output=True, text=True, timeout=100, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    oracle = Oracle(calls_of(trace.read_text(errors="replace")), str(directory))
-    assert len(oracle.acks) == done.stdout.count("ack ") == 500
-    return oracle
+    calls = calls_of(trace.read_text(errors="replace"))
+    acknowledged = []
+    for call in calls:
+        if call.name == "write" and (ack := ACK.search(call.arguments)):
+            name, number, offset, size, body = ack.groups()
+            acknowledged.append(
+                Acknowledged(
+                    call, name, int(number), int(offset), int(size), None if body == "-" else int(body)
+                )
+            )
+    assert len(acknowledged) == done.stdout.count("ack ") == 500
+    return Oracle(calls, str(directory)), acknowledged
 
 
 @pytest.mark.slow
 @needs("strace")
 def test_nothing_is_acknowledged_before_it_is_synced(tmp_path: pathlib.Path) -> None:
-    oracle = traced(tmp_path)
-    assert oracle.missing() == []
+    oracle, acknowledged = traced(tmp_path)
+    assert oracle.missing(acknowledged) == []
     # It has seen all there is to see: several segments, and bodies.
-    assert len({ack[2] for _, ack in oracle.acks}) > 1
-    assert any(ack[5] != "-" for _, ack in oracle.acks)
+    assert len({ack.number for ack in acknowledged}) > 1
+    assert any(ack.body is not None for ack in acknowledged)
 
 
 @pytest.mark.slow
 @needs("strace")
 @pytest.mark.parametrize("left_out", SYNCS)
 def test_the_oracle_notices_a_sync_that_is_left_out(tmp_path: pathlib.Path, left_out: str) -> None:
-    missing = traced(tmp_path, "--without", left_out).missing()
+    oracle, acknowledged = traced(tmp_path, "--without", left_out)
+    missing = oracle.missing(acknowledged)
     assert missing
     assert {lack.split(": ")[1].split(" ")[0] for lack in missing} == {left_out}

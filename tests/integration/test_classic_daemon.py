@@ -43,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def daemon(folder: pathlib.Path) -> Iterator[Daemon]:
-    with Daemon(CONFIG.format(folder=folder)) as running:
+    # One worker: once a changed list holds for one connection it holds for all (test_supervisor_reload has several).
+    with Daemon(CONFIG.format(folder=folder), workers=1) as running:
         yield running
 
 

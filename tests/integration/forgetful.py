@@ -18,7 +18,8 @@ from tests.integration.journal_process import Forgetful
 def forget(what: str) -> None:
     """Before anything of the server is imported; its processes are forks of this one."""
     system = Forgetful(what)
-    os.fsync, os.fdatasync = system.fsync, system.fdatasync
+    for name in ("fsync", "fdatasync"):
+        setattr(os, name, getattr(system, name))
     # The native thread doesn't ask os.
     _journal.Writer = functools.partial(_journal.Writer, system=system)  # type: ignore[misc, assignment]
 

@@ -19,6 +19,7 @@ import pytest
 from fastsmtp.queue.model import BodyReference, decode
 from fastsmtp.queue.recovery import recover
 from fastsmtp.queue.store import Store
+from fastsmtp.queue_sink import RECORD_BYTES
 from tests.conftest import needs
 from tests.integration.daemon import Daemon
 from tests.integration.journal_process import SYNCS
@@ -29,7 +30,8 @@ from tests.peers import find
 
 SENDERS = 8
 MESSAGES = 15
-BIG_BYTES = 100_000
+# Beyond what stands in a record.
+BIG_BYTES = RECORD_BYTES + 50_000
 
 # Nobody listens there, so all messages stay in the journal, where the test looks for them.
 CONFIG = """

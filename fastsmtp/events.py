@@ -248,6 +248,11 @@ EVENTS: dict[str, Event] = {
         "A crash tore a message that nobody had been told was accepted",
         ("file", "offset", "size", "reason", "quarantine"),
     ),
+    "operator": Event(
+        NOTICE,
+        "The operator changed mail in the queue (`fastsmtp queue`): what was done, to which, to how many recipients",
+        ("pid", "what", "found", "reason"),
+    ),
     "clock_set_back": Event(
         NOTICE,
         "The wall clock was set back: attempts that would have been far away are made sooner",

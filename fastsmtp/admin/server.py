@@ -18,12 +18,13 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Final, Protocol
 
 from fastsmtp import errors
 from fastsmtp.admin import protocol
 from fastsmtp.admin.protocol import Entry
+from fastsmtp.log import Log
 from fastsmtp.queue.row import Filter
 
 # An operator, his scripts, and a monitor.
@@ -60,16 +61,14 @@ class AdminServer:
 
     directory  of the queue; the socket is protocol.SOCKET in it
     version    of the running program
-    failed     told of an error that is ours; the client hears only that there was one
+    log        gets a line for each change: who asked for what, and how much it was
     """
 
-    def __init__(
-        self, handler: Handler, directory: str, *, version: str, failed: Callable[[Exception], None]
-    ) -> None:
+    def __init__(self, handler: Handler, directory: str, *, version: str, log: Log) -> None:
         self._handler = handler
         self._directory = directory
         self._version = version
-        self._failed = failed
+        self._log = log
         self._inode = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,7 +116,7 @@ class AdminServer:
             writer.transport.abort() if client.is_stuck else writer.close()
 
     async def _serve(self, client: _Client, sock: socket.socket) -> None:
-        _, uid, _ = _CREDENTIALS.unpack(
+        pid, uid, _ = _CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
         if uid not in self._allowed:
@@ -129,7 +128,7 @@ class AdminServer:
         await client.say({"server": f"fastsmtp {self._version}", "protocol": protocol.PROTOCOL})
         while (request := await client.hear()) is not None:
             try:
-                await client.say({"end": await self._answer(client, request)})
+                await client.say({"end": await self._answer(client, request, pid)})
             except (errors.FastsmtpError, ValueError) as error:
                 await client.say({"refused": str(error)})
             except (OSError, EOFError, TimeoutError):
@@ -138,7 +137,10 @@ class AdminServer:
                 self._failed(error)
                 await client.say({"refused": "an error in fastsmtp; its log says more"})
 
-    async def _answer(self, client: _Client, request: dict[str, Any]) -> dict[str, Any]:
+    def _failed(self, error: Exception) -> None:
+        self._log.line("defect", what="admin", reason=repr(error))
+
+    async def _answer(self, client: _Client, request: dict[str, Any], pid: int) -> dict[str, Any]:
         """Carry a request out; raises ValueError for one that can't be understood."""
         spoken = request.get("protocol")
         if spoken != protocol.PROTOCOL:
@@ -148,7 +150,10 @@ class AdminServer:
             found = protocol.parse_filter(request.get("filter"))
             if found == Filter() and request.get("all") is not True:
                 raise ValueError("all of the queue, and not asked for as such")
-            return {"count": await self._handler.act(command, found)}
+            count = await self._handler.act(command, found)
+            which = " ".join(f"{name}={value}" for name, value in protocol.filter_words(found).items())
+            self._log.line("operator", pid=pid, what=command, found=count, reason=which or "all")
+            return {"count": count}
         if command == "list":
             return await self._list(client, request)
         if command == "counts":

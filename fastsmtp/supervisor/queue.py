@@ -218,7 +218,7 @@ class DispatcherAside(_Process):
             log.flush()
         admin = AdminServer(
             Desk(owner.index, owner.hands, wall=time.time), os.path.join(self.state, QUEUE),
-            version=self.hall.version, failed=lambda error: log.line("defect", what="admin", reason=repr(error)),
+            version=self.hall.version, log=log,
         )  # fmt: skip
         try:
             await admin.start()

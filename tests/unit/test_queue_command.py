@@ -24,6 +24,7 @@ from fastsmtp.admin.server import CLIENTS, AdminServer
 from fastsmtp.cli import main
 from fastsmtp.cli.queue import printable
 from fastsmtp.delivery.hands import InHand
+from fastsmtp.log import ListLog
 from fastsmtp.queue.deferred import DeferredIndex
 from fastsmtp.queue.done import Outcome
 from fastsmtp.queue.index import IndexFile
@@ -304,11 +305,11 @@ class Asking:
         return asyncio.run_coroutine_threadsafe(call(), self.loop).result(30)
 
 
-def serve(state: pathlib.Path, scene: Scene) -> list[Exception]:
+def serve(state: pathlib.Path, scene: Scene, log: ListLog | None = None) -> list[dict[str, object]]:
     """The admin socket over an index with ID1 (deferred) and ID2 (held); ID3 waits in hand, ID4 is under way."""
     directory = state / "queue"
     directory.mkdir(mode=0o700, parents=True)
-    failures: list[Exception] = []
+    log = log or ListLog()
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
@@ -328,7 +329,7 @@ def serve(state: pathlib.Path, scene: Scene) -> list[Exception]:
             Desk(index, dispatcher, wall=lambda: NOW / 1000),
             str(directory),
             version="0.1.0",
-            failed=failures.append,
+            log=log,
         )
         await server.start()
         try:
@@ -338,7 +339,7 @@ def serve(state: pathlib.Path, scene: Scene) -> list[Exception]:
             await index.close()
 
     asyncio.run(work())
-    return failures
+    return log.of("defect")
 
 
 def seen(client: Client, filter: Filter = Filter(), state: str = "") -> dict[str, str]:  # noqa: B008 - frozen
@@ -395,7 +396,14 @@ def test_what_the_operator_wants_is_in_the_index_before_it_is_answered(tmp_path:
         assert {(row.id, row.state) for row in due} == {("ID3", State.BOUNCE), ("ID4", State.DELETE)}
         client.close()
 
-    assert serve(tmp_path, scene) == []
+    log = ListLog()
+    assert serve(tmp_path, scene, log) == []
+    # Who did it is told.
+    assert [(line["what"], line["found"], line["reason"]) for line in log.of("operator")] == [
+        ("hold", 3, "all"), ("release", 1, "ids=['ID1']"), ("delete", 2, "ids=['ID1', 'ID4']"),
+        ("bounce", 1, "ids=['ID3', 'NONE']"), ("flush", 0, "domain=nowhere.example"),
+    ]  # fmt: skip
+    assert all(line["pid"] == os.getpid() for line in log.of("operator"))
 
 
 def test_an_attempt_that_ends_while_the_operator_s_wish_is_written_leaves_nothing_behind(
@@ -580,8 +588,8 @@ def test_an_error_of_ours_is_told_as_such_and_logged(tmp_path: pathlib.Path) -> 
         assert client.counts()
         client.close()
 
-    (failure,) = serve(tmp_path, scene)
-    assert isinstance(failure, KeyError)
+    (defect,) = serve(tmp_path, scene)
+    assert str(defect["reason"]).startswith("KeyError")
 
 
 def test_a_server_with_another_protocol_is_told_by_name(

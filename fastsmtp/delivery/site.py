@@ -36,6 +36,8 @@ from fastsmtp.log import Log
 PASS_OVER_S = 120.0
 # Messages put off, or connections broken off, one after the other, after which a site pauses.
 PUT_OFF_MAX = 10
+# How often what waits for a rate is looked at, at least, in seconds.
+RATE_TICK_S = 0.5
 
 
 class Need(NamedTuple):
@@ -101,6 +103,11 @@ class Waiting:
         self.idle: list[Lane] = []
         self.connecting = 0
 
+    def empty(self) -> deque[Pending]:
+        """All that waits, which is nobody's any more: who is told may bring the next at once."""
+        found, self.pending = self.pending, deque()
+        return found
+
 
 class Site:
     """See the module's text.
@@ -145,6 +152,7 @@ class Site:
         self._tasks: set[asyncio.Task[None]] = set()
         self._put_off = 0
         self._is_settling = False
+        self._late: list[Need] = []
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -160,7 +168,9 @@ class Site:
         if waiting is None:
             waiting = self._waiting[need] = Waiting()
         waiting.pending.append(pending)
-        if not self._is_settling:
+        if self._is_settling:
+            self._late.append(need)
+        else:
             self._pump(need, waiting)
 
     def _paused(self, pending: Pending) -> Retry:
@@ -197,8 +207,8 @@ class Site:
             task.add_done_callback(self._tasks.discard)
         if need.source.is_full and waiting.pending and not waiting.connecting:
             self._dialer.make_room(need.source)
-        if len(self._waiting) > 1 and waiting.pending and self.open_count >= self._limit:
-            self._make_room(need)
+        if waiting.pending and self.open_count >= self._limit and not self._wait_s(need):
+            self._make_room()
 
     @property
     def open_count(self) -> int:
@@ -209,10 +219,10 @@ class Site:
         """One that tries after a pause; else the window."""
         return 1 if self.pause_s else self.window
 
-    def _make_room(self, need: Need) -> None:
-        """All connections are used up: one that is idle and of another kind goes."""
-        for other, waiting in self._waiting.items():
-            if other != need and waiting.idle:
+    def _make_room(self) -> None:
+        """All connections are used up: one that is idle goes, since it can't carry what waits."""
+        for waiting in self._waiting.values():
+            if waiting.idle:
                 waiting.idle[0].quit()
                 return
 
@@ -223,6 +233,10 @@ class Site:
                 waiting.idle[0].quit()
                 return True
         return False
+
+    def _is_wanted(self, need: Need) -> bool:
+        """Whether mail waits here that wants another kind of connection."""
+        return any(waiting.pending and other != need for other, waiting in self._waiting.items())
 
     def waits_for(self, source: SourceState) -> bool:
         return any(waiting.pending and need.source is source for need, waiting in self._waiting.items())
@@ -276,6 +290,9 @@ class Site:
         if need.source.is_full and self._dialer.is_wanted(need.source):
             lane.quit()  # another site waits for it
             return
+        if len(self._waiting) > 1 and self.open_count >= self._limit and self._is_wanted(need):
+            lane.quit()  # mail that wants another kind of connection waits for it
+            return
         lane.deadline_s = min(now + self._remote.idle_s, lane.born_s + self._remote.age_s)
         self._waiting[need].idle.append(lane)
 
@@ -310,6 +327,11 @@ class Site:
             spare = lane.current is None
             if len(waiting.pending) > spare:
                 self._pump(need, waiting, spare)
+        if self._late:
+            late, self._late = self._late, []
+            for other in dict.fromkeys(late):
+                if other != need and other in self._waiting:
+                    self._pump(other, self._waiting[other])
 
     def _moves(self, lane: Lane, pending: Pending, outcome: object) -> bool:
         """MAIL was put off: another server may take it now."""
@@ -346,8 +368,14 @@ class Site:
         for number, (pending, transaction) in enumerate(reversed(under_way)):
             is_first = number == len(under_way) - 1
             self._broken(link, waiting, pending, transaction, retry, is_first=is_first)
-        if not self._is_closed and (waiting.pending or under_way):
-            asyncio.get_running_loop().call_soon(self._pump, need, waiting)
+        if not self._is_closed and any(one.pending for one in self._waiting.values()):
+            asyncio.get_running_loop().call_soon(self._pump_all)
+
+    def _pump_all(self) -> None:
+        """A connection has ended: there may be room for whatever waits."""
+        for need, waiting in list(self._waiting.items()):
+            if waiting.pending and not self._is_closed:
+                self._pump(need, waiting)
 
     def _broken(
         self,
@@ -396,15 +424,15 @@ class Site:
         except errors.SourceUnusable as error:
             waiting.connecting -= 1
             need.source.open_count -= 1
-            while waiting.pending:
-                self._dialer.elsewhere(self, waiting.pending.popleft(), error)
+            for pending in waiting.empty():
+                self._dialer.elsewhere(self, pending, error)
             return
         except Exception as error:  # noqa: BLE001 - ours: nobody may wait for ever because of it
             waiting.connecting -= 1
             need.source.open_count -= 1
             self._dialer.say_defect(error)
-            while waiting.pending:
-                waiting.pending.popleft().finish(Retry(reply.OUR_DEFECT, repr(error)))
+            for pending in waiting.empty():
+                pending.finish(Retry(reply.OUR_DEFECT, repr(error)))
             return
         except BaseException:
             waiting.connecting -= 1
@@ -417,6 +445,7 @@ class Site:
             return
         if lane.error is not None:
             need.source.open_count -= 1
+            self._pump(need, waiting)
             return
         self._needs[lane] = need
         lane.go()
@@ -428,11 +457,13 @@ class Site:
         insecure: Retry | None = None
         unfit = False
         tried = 0
+        if not waiting.pending:
+            return None
+        first = waiting.pending[0]
         for target in self._dialer.targets(self):
             if not waiting.pending:
                 return None
-            pending = waiting.pending[0]
-            if target.address in pending.avoid:
+            if target.address in first.avoid:
                 continue
             if not target.path and not need.source.has_family(target.address):
                 unfit = True
@@ -441,7 +472,7 @@ class Site:
                 break
             tried += 1
             try:
-                lane = await self._dialer.dial(self, need, target, pending.route, pending.identity)
+                lane = await self._dialer.dial(self, need, target, first.route, first.identity)
             except errors.SourceUnusable:
                 raise
             except errors.NextHopInsecure as error:
@@ -454,41 +485,37 @@ class Site:
             else:
                 self.passed_over.pop(target.address, None)
                 return lane
-        if insecure is not None and failed is None:
-            # They answer, and others may have mail for them: nothing against the site.
-            while waiting.pending:
-                waiting.pending.popleft().finish(insecure)
+        if first.avoid:
+            # Only what this one message has not been to was tried: nothing against the site.
+            if first in waiting.pending:
+                waiting.pending.remove(first)
+                first.finish(failed or insecure or first.last or self._paused(first))
             return None
-        self._none(need, waiting, failed, unfit=unfit)
+        if failed is None and insecure is not None:
+            # They answer, and others may have mail for them: nothing against the site.
+            for pending in waiting.empty():
+                pending.finish(insecure)
+            return None
+        if failed is None:
+            if unfit:
+                raise errors.SourceUnfit(f"source {need.source.name} has no address of the servers' family")
+            failed = Retry(reply.NEXT_HOP_DOWN, "has no address", False, self.name)
+        self._none(need, waiting, failed)
         return None
 
-    def _none(self, need: Need, waiting: Waiting, failed: Retry | None, *, unfit: bool) -> None:
+    def _none(self, need: Need, waiting: Waiting, failed: Retry) -> None:
         """No address could be connected to."""
-        if failed is None:
-            if not waiting.pending:
-                return
-            if unfit and waiting.pending[0].last is None:
-                raise errors.SourceUnfit(f"source {need.source.name} has no address of the servers' family")
-            # Each address that is left has failed this one message already.
-            pending = waiting.pending.popleft()
-            pending.finish(pending.last or self._paused(pending))
-            return
         self.last = failed
         self.window = max(1, self.window // 2)
-        if self._needs and not self.pause_s:
-            # Others are open and work: what waits is theirs, unless it has been there.
-            kept = deque(one for one in waiting.pending if not one.avoid)
-            for one in [one for one in waiting.pending if one.avoid]:
-                one.finish(failed)
-            waiting.pending = kept
-            if any(self._needs[lane] == need for lane in self._needs):
-                self.window = max(1, min(self.window, len(self._needs)))
-                return
-        for one in waiting.pending:
-            one.finish(failed)
-        waiting.pending.clear()
+        if need in self._needs.values() and not self.pause_s:
+            # Others are open and work: what waits is theirs.
+            self.window = max(1, min(self.window, len(self._needs)))
+            return
+        gone = waiting.empty()
         if not self._needs and self.paused_until_s <= self._dialer.now():
             self.pause(failed.reason)
+        for one in gone:
+            one.finish(failed)
 
     def pause(self, reason: str) -> None:
         """Leave the site alone; what waits is deferred."""
@@ -499,9 +526,8 @@ class Site:
         self._put_off = 0
         if self._dialer.log is not None:
             self._dialer.log.line("site_paused", what=self.name, reason=reason, delay_s=round(self.pause_s))
-        for waiting in self._waiting.values():
-            while waiting.pending:
-                pending = waiting.pending.popleft()
+        for waiting in list(self._waiting.values()):
+            for pending in waiting.empty():
                 pending.finish(pending.last or self._paused(pending))
 
     def _feel(self, *, is_good: bool, grows: bool = True) -> None:
@@ -530,7 +556,8 @@ class Site:
         now = self._dialer.now()
         wait_s = max(self._rate.wait_s(now), need.source.rate.wait_s(now))
         if wait_s and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._go_on)
+            # Not longer: the next one to wait may wait for less.
+            self._timer = asyncio.get_running_loop().call_later(min(wait_s, RATE_TICK_S), self._go_on)
         return wait_s
 
     def _has_token(self, need: Need) -> bool:
@@ -538,9 +565,7 @@ class Site:
 
     def _go_on(self) -> None:
         self._timer = None
-        for need, waiting in list(self._waiting.items()):
-            if waiting.pending:
-                self._pump(need, waiting)
+        self._pump_all()
 
     def go_on(self) -> None:
         """Something else has become free: a source's connection."""
@@ -562,6 +587,8 @@ class Site:
         for need in [need for need, waiting in self._waiting.items() if _is_empty(waiting)]:
             if need not in self._needs.values():
                 del self._waiting[need]
+        # Nothing should wait without a reason; if it does, no longer than until now.
+        self._pump_all()
 
     @property
     def is_unused(self) -> bool:

@@ -730,3 +730,42 @@ def test_a_site_that_is_not_used_is_forgotten_and_found_again(monkeypatch: pytes
             while deliverer.site_count:
                 await asyncio.sleep(0.01)
         assert len(hop.messages) == 2
+
+
+def test_a_message_that_one_server_puts_off_is_nothing_against_it_when_the_others_are_dead() -> None:
+    port = free_port()
+    slow = NextHop(host="127.0.0.2", port=port, answers={b"MAIL FROM:<slow@": b"451 4.3.0 Later"})
+    log = ListLog()
+    deliverer = make(three(port), port=port, log=log, remote={"connections": 1})
+
+    @scenario(deliverer, slow)
+    async def _() -> None:
+        for _ in range(3):
+            (outcome,) = await deliverer.deliver(
+                Stored(sender=b"slow@home.example"), to(b"joe@example.org"), route("mx")
+            )
+            assert isinstance(outcome, Retry)
+            assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), route("mx"))) == "D"
+        assert log.lines == []
+
+
+def test_who_is_told_of_a_failure_may_bring_the_next_at_once() -> None:
+    deliverer = make(remote={"pause_s": 1.0})
+    dest = f"smtp://127.0.0.1:{free_port()}"
+
+    @scenario(deliverer)
+    async def _() -> None:
+        heard: list[object] = []
+        ended = asyncio.get_running_loop().create_future()
+
+        def again(outcomes: Any) -> None:
+            heard.extend(outcomes)
+            if len(heard) < 20:
+                deliverer.put(Stored(), to(b"joe@example.org"), dest, again)
+            elif not ended.done():
+                ended.set_result(None)
+
+        for _ in range(5):
+            deliverer.put(Stored(), to(b"joe@example.org"), dest, again)
+        await ended
+        assert all(isinstance(one, Retry) for one in heard)

@@ -289,3 +289,40 @@ def test_what_is_not_safe_enough_for_one_is_no_pause_for_others(authority: Autho
             assert shown(await deliverer.deliver(Stored(), JOE, route("mx"))) == "D"
         assert {event for event, _ in log.lines} == {"next_hop_tls_failed"}
         assert hop.secured == [True] * 3
+
+
+def test_two_kinds_of_connections_share_the_limit_and_neither_waits_for_ever(authority: Authority) -> None:
+    hop, port = hop_with(server_context(authority.sign("mx.example.org")))
+    deliverer = make(zone(), port=port, remote={"connections": 1, "idle_s": 60.0})
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        work = []
+        for number in range(20):
+            mode = "required" if number % 2 else "off"
+            work.append(deliverer.deliver(Stored(), JOE, route("mx", tls=mode)))
+        assert {shown(one) for one in await asyncio.gather(*work)} == {"D"}
+        assert hop.most == 1
+        assert sorted(hop.secured) == [False] * 10 + [True] * 10
+
+
+def test_who_is_told_may_bring_mail_of_another_kind_at_once(authority: Authority) -> None:
+    hop, port = hop_with(server_context(authority.sign("mx.example.org")))
+    deliverer = make(zone(), port=port)
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        heard: list[object] = []
+        ended = asyncio.get_running_loop().create_future()
+
+        def again(outcomes: Any) -> None:
+            heard.extend(outcomes)
+            if len(heard) == 10:
+                ended.set_result(None)
+            else:
+                mode = "required" if len(heard) % 2 else "off"
+                deliverer.put(Stored(), JOE, route("mx", tls=mode), again)
+
+        deliverer.put(Stored(), JOE, route("mx"), again)
+        await ended
+        assert all(isinstance(one, Delivered) for one in heard)

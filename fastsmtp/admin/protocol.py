@@ -169,7 +169,7 @@ def parse_frame(data: bytes) -> dict[str, Any]:
 
     try:
         found: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise errors.ProtocolError(f"not our protocol: {error}") from None
     return found
 

@@ -1,7 +1,8 @@
 """What is fuzzed: one function of bytes a target, which raises when a promise is broken.
 
-To add one: a function here, a line in TARGETS, a few small files in corpus/NAME, and, where the grammar has
-words, dictionaries/NAME.  make fuzz, prove.py and tests/unit/test_fuzz_corpus.py find it by its name.
+To add one: a function here or in formats.py, a line in TARGETS, a few small files in corpus/NAME, and, where
+the grammar has words, dictionaries/NAME.  make fuzz, prove.py and tests/unit/test_fuzz_corpus.py find it by its
+name.
 
 The promises: nothing raises for any input; the outcome is the same however the input is cut; it is what the
 reference says; what is kept of unread input is bounded.
@@ -36,6 +37,7 @@ from fastsmtp.queue.recovery import recover
 from fastsmtp.queue.store import Store
 from fastsmtp.tls_asking import ADDRESSES, judge
 from tests.fakes.files import Files, Tree
+from tests.fuzz import formats
 from tests.reference import data as reference_data
 from tests.reference import journal as reference_journal
 from tests.reference import parser as reference_parser
@@ -401,4 +403,11 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "segment": segment,
     "certificate": certificate,
     "delegation": delegation,
+    "rules": formats.rules,
+    "cdb": formats.cdb,
+    "p0f": formats.p0f,
+    "admin": formats.admin,
+    "packets": formats.packets,
+    "record": formats.record,
+    "pop3": formats.pop3,
 }

@@ -10,6 +10,7 @@ import re
 import signal
 import smtplib
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -59,7 +60,9 @@ class Disk:
         """Until there is room for so much and no more."""
         with self._filling.open("ab") as file:
             while (more_bytes := self.free_bytes() - left_bytes) > 0:
-                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), more_bytes)
+                # The server may take some of it at the same time: then there is less, and it is looked again.
+                with suppress(OSError):
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), min(more_bytes, MIB))
 
     def empty(self) -> None:
         self._filling.unlink()

@@ -91,9 +91,9 @@ class StoppedQueue:
                     found.fault(self._store, place, str(error))
                     continue
                 count = len(message.envelope.recipients)
-                now = reconciler.record(place, count, partial(_given, message))
-                if (place.epoch, place.offset) not in kept:
-                    pending += [row_of(place, message, recipient, next_ms=now_ms) for recipient in now]
+                is_copy = (place.epoch, place.offset) in kept
+                now = reconciler.record(place, count, partial(_given, message), is_copy=is_copy)
+                pending += [row_of(place, message, recipient, next_ms=now_ms) for recipient in now]
                 if len(pending) >= ADOPTED:
                     self._adopt(pending)
             self.lost = reconciler.finish(found).lost

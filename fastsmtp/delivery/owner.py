@@ -245,7 +245,8 @@ class Owner:
                 self._undecodable(mail, place, payload, error)
                 continue
             pending = reconciler.record(
-                place, len(destinations), lambda payload=payload: decode(payload)  # type: ignore[misc]
+                place, len(destinations), lambda payload=payload: decode(payload),  # type: ignore[misc]
+                is_copy=place.offset in kept[place.epoch],
             )  # fmt: skip
             if place.offset in kept[place.epoch]:
                 pending = []

@@ -266,9 +266,16 @@ class DeferredIndex:
         """
         return self._submit(self.file.segments, then=then)
 
-    def move(self, old: Place, new: Place) -> asyncio.Future[int]:
-        """A record was copied to another segment, and is synced there: its rows follow.  None of them may be taken."""
-        return self._submit(self.file.move, old, new)
+    def copy(self, old: Place, new: Place) -> asyncio.Future[int]:
+        """A record was copied to another segment, and is synced there: its rows twice.  None of them may be taken.
+
+        They count from the moment when the done-log says that the copy is deferred and the old record is over;
+        then remove_record(old).  Nothing may become due in between.
+        """
+        return self._submit(self.file.copy, old, new, then=self._all_again)
+
+    def remove_record(self, place: Place) -> asyncio.Future[int]:
+        return self._submit(self.file.remove_record, place)
 
     def call(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         """Anything else that uses the file, in its thread and in a transaction: reconcile.py, the watchdog."""

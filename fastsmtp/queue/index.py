@@ -305,16 +305,25 @@ class IndexFile:
         )
         return found.rowcount
 
-    def move(self, old: Place, new: Place) -> int:
-        """The record was copied to another segment; its rows follow.  How many."""
+    def copy(self, old: Place, new: Place) -> int:
+        """The record was copied to another segment: rows for the copy, which say the same.  How many."""
+        rest = ", ".join(_FIELDS[3:4] + _FIELDS[5:])
         found = self._db.execute(
-            "UPDATE waiting SET number = ?, epoch = ?, offset = ?, size_bytes = ? "
-            "WHERE number = ? AND epoch = ? AND offset = ?",
+            f"INSERT INTO waiting (number, epoch, offset, size_bytes, {rest}) SELECT ?, ?, ?, ?, {rest} "
+            "FROM waiting WHERE number = ? AND epoch = ? AND offset = ?",
             (
                 new.number, _signed(new.epoch), new.offset, new.size_bytes, old.number, _signed(old.epoch),
                 old.offset,
             ),
         )  # fmt: skip
+        return found.rowcount
+
+    def remove_record(self, place: Place) -> int:
+        """All rows of a record."""
+        found = self._db.execute(
+            "DELETE FROM waiting WHERE number = ? AND epoch = ? AND offset = ?",
+            (place.number, _signed(place.epoch), place.offset),
+        )
         return found.rowcount
 
     def hold(self, filter: Filter, after: int = 0) -> tuple[int, int]:
@@ -417,6 +426,16 @@ class IndexFile:
             if found is not None:
                 rows.append(_row(found))
         return rows
+
+    def has_other(self, row: Row) -> bool:
+        """Whether the same recipient of the same message is in a row of another record."""
+        place = row.place
+        found = self._db.execute(
+            "SELECT 1 FROM waiting WHERE id = ? AND recipient = ? "
+            "AND NOT (number = ? AND epoch = ? AND offset = ?) LIMIT 1",
+            (row.id, row.recipient, place.number, _signed(place.epoch), place.offset),
+        ).fetchone()
+        return found is not None
 
     def counts(self) -> Counts:
         """50 ms for a million rows, and 100 for the messages."""

@@ -59,6 +59,8 @@ class Reconciler:
         # Of the segment that is being read: offset << 32 | recipient, of rows whose record wasn't met yet.
         self._unmet: set[int] = set()
         self._over: list[Key] = []
+        # Rows of copies that the done-log doesn't speak of.
+        self._copies: list[Key] = []
         self._fresh: list[Row] = []
         self._waiting = 0
         self._adopted = 0
@@ -66,11 +68,14 @@ class Reconciler:
         self._lost: list[Row] = []
         self._lost_count = 0
 
-    def record(self, place: Place, recipients: int, message: Callable[[], QueuedMessage]) -> list[int]:
+    def record(
+        self, place: Place, recipients: int, message: Callable[[], QueuedMessage], *, is_copy: bool = False
+    ) -> list[int]:
         """The recipients (places in the envelope) of a record that are to be tried now.
 
         recipients  how many the envelope has
         message     decodes the record; called where the index has to be told about it
+        is_copy     of a record elsewhere, which only the index and the done-log name; nobody is tried for it alone
         """
         segment = place.number, place.epoch
         if segment != self._segment:
@@ -85,11 +90,13 @@ class Reconciler:
                 unmet.discard(place.offset << 32 | recipient)
                 if outcome in _FINISHED:
                     self._over.append(Key(place.number, place.epoch, place.offset, recipient))
+                elif is_copy and outcome is None:
+                    self._copies.append(Key(place.number, place.epoch, place.offset, recipient))
                 else:
                     self._waiting += 1
             elif outcome is Outcome.DEFERRED or (outcome is None and self._is_new):
                 self._fresh.append(row_of(place, message(), recipient, next_ms=self._now_ms))
-            elif outcome is None:
+            elif outcome is None and not is_copy:
                 now.append(recipient)
         return now
 
@@ -112,7 +119,16 @@ class Reconciler:
             else:
                 with self._file.transaction():
                     self._finished += self._file.remove_segment(number, epoch)
+        self._settle_copies()
         return Reconciled(self._waiting, self._adopted, self._finished, self._lost, self._lost_count)
+
+    def _settle_copies(self) -> None:
+        """A copy means nothing while the rows of its record are there: the stop was before the copy began to count."""
+        void = [row.key for row in self._file.get(self._copies) if self._file.has_other(row)]
+        self._waiting += len(self._copies) - len(void)
+        if void:
+            with self._file.transaction():
+                self._finished += self._file.remove(void)
 
     def _begin_segment(self, segment: tuple[int, int]) -> None:
         self._segment = segment

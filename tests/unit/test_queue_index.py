@@ -314,8 +314,12 @@ def test_a_reply_is_cut_and_a_moved_record_takes_its_rows_along(tmp_path: pathli
     async def work(index: DeferredIndex) -> None:
         await index.defer([row(4096, to, said=Said(450, "4.2.0", "x" * 9_000)) for to in range(3)])
         assert await index.segments() == {(1, EPOCH): 3}
-        assert await index.move(row().place, new) == 3
+        assert await index.copy(row().place, new) == 3
+        assert await index.segments() == {(1, EPOCH): 3, (9, 77): 3}
+        assert await index.call(index.file.has_other, row())
+        assert await index.remove_record(row().place) == 3
         assert await index.segments() == {(9, 77): 3}
+        assert not await index.call(index.file.has_other, row()._replace(place=new))
         (found,) = await index.get([Key(9, 77, 12_288, 2)])
         assert found.place == new
         assert len(found.said.text) == TEXT_CHARACTERS

@@ -20,170 +20,45 @@ import pathlib
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.load import measure, tls_client  # noqa: E402
+from bench.load import durable, measure, tls_client  # noqa: E402
+from bench.load.harness import (  # noqa: E402
+    ADDRESSES,
+    OURS,
+    OUTPUT,
+    ROWS,
+    SESSIONS,
+    Bench,
+    Json,
+    Refused,
+    generate,
+    summary,
+    table,
+)
 from bench.load.servers import (  # noqa: E402
-    QUEUE,
-    SERVERS,
     SMTP_SINK,
     Running,
-    Server,
     behind_slow_next_hop,
     free_port,
     install_npm_peers,
-    running,
     with_implicit_tls,
     with_tarpit,
 )
 
-OUTPUT = ROOT / "build" / "bench"
-RECIPIENTS = 100_000
-SESSIONS = 50
-ADDRESSES = 10_000
 # One worker takes half of the 20,000 open files that machines commonly allow, less 64: a spooled body may need
 # a descriptor beside the socket.
 CONNECTIONS_MOST = 9_900
-OURS = "fastsmtp"
-OURS_CHECKED = "fastsmtp, all checks"
-POSTFIX = "Postfix smtpd"
-
-Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One kind of load."""
-
-    title: str
-    arguments: tuple[str, ...]
-
-
-ROWS = [
-    Row("4 kB, reused connection", ("--mode", "reused", "--size", "4096")),
-    Row("4 kB, new connection for each", ("--mode", "new", "--size", "4096")),
-    Row("4 kB, pipelined", ("--mode", "pipelined", "--size", "4096")),
-    Row("100 kB, reused connection", ("--mode", "reused", "--size", "100000")),
-]
-
-
-class Refused(Exception):
-    """A server does not bear this kind of load."""
-
-
-def build_generator() -> pathlib.Path:
-    """Compile smtpload.c unless it is newer than its source."""
-    source = pathlib.Path(__file__).resolve().parent / "smtpload.c"
-    program = OUTPUT / "smtpload"
-    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        compiler = os.environ.get("CC", "cc").split()
-        subprocess.run([*compiler, "-O2", "-g", "-Wall", "-Wextra", "-o", program, source], check=True)
-    return program
-
-
-def generate(program: pathlib.Path, server: Running, arguments: tuple[str, ...], seconds: float) -> Json:
-    """One run of the generator against a server: its report, and the server's CPU per message."""
-    before = measure.settled_cpu_s(server.pid)
-    done = subprocess.run(
-        [
-            program, "--port", str(server.site.port), "--sessions", str(SESSIONS),
-            "--addresses", str(ADDRESSES), "--seconds", str(seconds),
-            "--recipients", str(server.site.recipients), *arguments,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=seconds + 120,
-    )  # fmt: skip
-    after = measure.settled_cpu_s(server.pid)
-    if not done.stdout:
-        raise RuntimeError(f"{server.server.name}: {done.stderr}")
-    report: Json = json.loads(done.stdout)
-    if report["errors"]:
-        raise Refused(f"{report['errors']} errors, the first: {report['first_error']}")
-    report["cpu_us"] = (after - before) * 1e6 / max(report["messages"], 1)
-    return report
-
-
-def summary(reports: list[Json]) -> Json:
-    """Medians over the repetitions, and the least and the most CPU."""
-    cpu = [report["cpu_us"] for report in reports]
-    return {
-        "cpu_us": statistics.median(cpu),
-        "cpu_us_min": min(cpu),
-        "cpu_us_max": max(cpu),
-        **{
-            key: statistics.median(report[key] for report in reports)
-            for key in ("messages_per_s", "p50_us", "p99_us")
-        },
-        "messages": sum(report["messages"] for report in reports),
-    }
-
-
-def table(heads: list[str], lines: list[list[str]]) -> None:
-    """Print in columns, as Markdown, so that it can be pasted."""
-    widths = [max(len(line[at]) for line in [heads, *lines]) for at in range(len(heads))]
-    for line in [heads, ["-" * width for width in widths], *lines]:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
-    print(flush=True)
-
-
-class Bench:
-    """What every part needs: the servers that can run, the generator, a folder, the results."""
-
-    def __init__(self, options: argparse.Namespace, folder: pathlib.Path) -> None:
-        self.options = options
-        self.folder = folder
-        self.program = build_generator()
-        self.recipients = folder / "recipients.txt"
-        self.recipients.write_text("".join(f"user{k}@example.org\n" for k in range(RECIPIENTS)))
-        self.started = 0
-        self.servers: list[Server] = []
-        self.results: Json = {}
-
-    def start(self, server: Server, workers: int = 1) -> contextlib.AbstractContextManager[Running]:
-        self.started += 1
-        return running(server, self.folder / f"server{self.started}", self.recipients, workers)
-
-    def choose_servers(self) -> None:
-        """Those that are asked for and can run; says why another one can't."""
-        print("Servers:")
-        for server in SERVERS:
-            if server.peer_group == "all" and self.options.peers != "all":
-                continue
-            if self.options.servers and not any(
-                part in server.name for part in self.options.servers.split(",")
-            ):
-                continue
-            reason = server.absent()
-            if reason:
-                print(f"  {server.name}: left out, {reason}")
-                continue
-            version = server.version()
-            print(
-                f"  {server.name}: {version}\n"
-                f"      rules: {server.rules}\n"
-                f"      durability: {server.durability}"
-            )
-            self.servers.append(server)
-            self.results.setdefault("servers", {})[server.name] = {
-                "version": version,
-                "rules": server.rules,
-                "durability": server.durability,
-            }
-        print(flush=True)
-
-    def ours(self) -> list[Server]:
-        return [server for server in self.servers if server.name.startswith(OURS)]
+class Unkept(Bench):
+    """The parts in which no mail is kept."""
 
     def load(self) -> None:
         """CPU per message, messages a second, latency: all servers, all rows, one worker."""
@@ -233,66 +108,6 @@ class Bench:
                 if title == row.title:
                     print(f"{name}: {why}\n")
 
-    def queue(self) -> None:
-        """CPU per message of durable accept, with the bytes that reached the disk; beside those that keep nothing."""
-        servers = [QUEUE] if QUEUE.absent() is None else []
-        servers += [one for one in self.servers if one.name in (OURS_CHECKED, SMTP_SINK, POSTFIX)]
-        rows = [row for row in ROWS if "pipelined" not in row.title]
-        reports: dict[tuple[str, str], list[Json]] = {}
-        with contextlib.ExitStack() as stack:
-            up = [stack.enter_context(self.start(server)) for server in servers]
-            for server in up:
-                # Long enough for segments to be there and to have gone round.
-                generate(self.program, server, ("--mode", "reused", "--size", "4096"), 1.0)
-            for _ in range(self.options.repeat):
-                for row in rows:
-                    for server in up:
-                        before = measure.written_bytes(server.pid)
-                        report = generate(self.program, server, row.arguments, self.options.seconds)
-                        written = measure.written_bytes(server.pid) - before
-                        report["disk_bytes"] = written / max(report["messages"], 1)
-                        if server.server is QUEUE and report["disk_bytes"] < int(row.arguments[-1]):
-                            raise RuntimeError(
-                                f"{row.title}: {report['disk_bytes']:.0f} bytes a message on the disk"
-                            )
-                        reports.setdefault((row.title, server.server.name), []).append(report)
-        results = {
-            key: summary(value) | {"disk_bytes": statistics.median(one["disk_bytes"] for one in value)}
-            for key, value in reports.items()
-        }
-        self.results["queue"] = [
-            {"row": row, "server": server, **result} for (row, server), result in results.items()
-        ]
-        for row in rows:
-            print(f"{row.title}, durable: {SESSIONS} sessions, one worker, all processes of each server")
-            sink = results.get((row.title, SMTP_SINK))
-            table(
-                [
-                    "server",
-                    "CPU us/message",
-                    "min-max",
-                    "x smtp-sink",
-                    "messages/s",
-                    "p50 ms",
-                    "p99 ms",
-                    "bytes on disk",
-                ],
-                [
-                    [
-                        server.name,
-                        f"{result['cpu_us']:.1f}",
-                        f"{result['cpu_us_min']:.1f}-{result['cpu_us_max']:.1f}",
-                        f"{result['cpu_us'] / sink['cpu_us']:.2f}" if sink else "",
-                        f"{result['messages_per_s']:,.0f}",
-                        f"{result['p50_us'] / 1000:.2f}",
-                        f"{result['p99_us'] / 1000:.2f}",
-                        f"{result['disk_bytes']:,.0f}",
-                    ]
-                    for server in servers
-                    if (result := results.get((row.title, server.name)))
-                ],
-            )
-
     def workers(self) -> None:
         """CPU per message with 1, 2 and 4 workers, and how connections and work spread over them."""
         checked = self.ours()[:1]
@@ -336,24 +151,6 @@ class Bench:
         table(
             ["workers", "CPU us/message", "x one", "messages/s", "CPU share", "of 2,000 connections"], lines
         )
-
-    @contextlib.contextmanager
-    def held(self, server: Running, kind: str, count: int, *arguments: str) -> Any:
-        """Hold count connections in the generator for the length of the block."""
-        process = subprocess.Popen(
-            [self.program, "--port", str(server.site.port), kind, str(count),
-             "--recipients", str(self.recipients), *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert process.stdout is not None
-            report = json.loads(process.stdout.readline() or "{}")
-            if report.get("ready") != count:
-                raise RuntimeError(f"{server.server.name} {kind} {count}: {report}")
-            time.sleep(0.5)  # the server may still be putting its memory in order
-            yield
-        finally:
-            process.communicate()
 
     def memory(self) -> None:
         """Memory of the server's processes for each connection that is held."""
@@ -491,13 +288,15 @@ TLS_HOLDS: dict[str, Callable[[int, int], contextlib.AbstractContextManager[None
     "idle, TLS, each has sent 1 MB": tls_client.hold_after_megabyte,
 }
 
-PARTS: dict[str, Callable[[Bench], None]] = {
-    "load": Bench.load,
-    "queue": Bench.queue,
-    "workers": Bench.workers,
-    "memory": Bench.memory,
-    "tarpit": Bench.tarpit,
-    "tls": Bench.tls,
+PARTS: dict[str, Callable[[Unkept], None]] = {
+    "load": Unkept.load,
+    "queue": durable.queue,
+    "relay": durable.relay,
+    "latency": durable.latency,
+    "workers": Unkept.workers,
+    "memory": Unkept.memory,
+    "tarpit": Unkept.tarpit,
+    "tls": Unkept.tls,
 }
 
 
@@ -537,7 +336,7 @@ def main() -> None:
         install_npm_peers()
     with tempfile.TemporaryDirectory(prefix="fastsmtp-bench-") as folder:
         pathlib.Path(folder).chmod(0o711)  # servers that give up root must get through
-        bench = Bench(options, pathlib.Path(folder))
+        bench = Unkept(options, pathlib.Path(folder))
         bench.results["machine"] = machine()
         print(", ".join(f"{key} {value}" for key, value in bench.results["machine"].items()))
         bench.choose_servers()

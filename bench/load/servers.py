@@ -243,14 +243,14 @@ def _postfix_tables() -> str:
     return "lmdb" if "lmdb" in _output("/usr/sbin/postconf", "-m").split() else "hash"
 
 
-def postfix_command(site: Site) -> list[str]:
+def postfix_command(site: Site, main: str = POSTFIX_MAIN, master: str = POSTFIX_MASTER) -> list[str]:
     for name in ("etc", "spool", "data"):
         (site.folder / name).mkdir()
     owner = pwd.getpwnam("postfix")
     os.chown(site.folder / "data", owner.pw_uid, owner.pw_gid)
     values = {"folder": site.folder, "port": site.port, "tables": _postfix_tables()}
-    (site.folder / "etc" / "main.cf").write_text(POSTFIX_MAIN.format(**values).lstrip())
-    (site.folder / "etc" / "master.cf").write_text(POSTFIX_MASTER.format(**values).lstrip())
+    (site.folder / "etc" / "main.cf").write_text(main.format(**values).lstrip())
+    (site.folder / "etc" / "master.cf").write_text(master.format(**values).lstrip())
     table = site.folder / "recipients"
     table.write_text("".join(f"{line} x\n" for line in site.recipients.read_text().split()))
     subprocess.run(
@@ -332,6 +332,7 @@ def _postfix_version() -> str:
 
 
 SMTP_SINK = "smtp-sink"
+POSTFIX = "Postfix smtpd"
 
 QUEUE = Server(
     name="fastsmtp, queue",
@@ -369,7 +370,7 @@ SERVERS = [
         version=lambda: f"Postfix {_postfix_version()}",
     ),
     Server(
-        name="Postfix smtpd",
+        name=POSTFIX,
         rules="relay control, recipients from the same list, Received, its log to a file",
         durability="its queue (fsync), then discard(8); all its processes counted",
         command=postfix_command,
@@ -405,6 +406,53 @@ SERVERS = [
         peer_group="all",
     ),
 ]
+
+
+def relaying(server: Server, next_hop_port: int) -> Server:
+    """QUEUE or Postfix with all mail sent on to a next hop, over connections that are kept."""
+    next_hop = f"127.0.0.1:{next_hop_port}"
+    if server is QUEUE:
+        return replace(
+            server,
+            name="fastsmtp, relay",
+            durability="its queue (fdatasync before the 250, many messages share one), then smtp:// to smtp-sink",
+            command=fastsmtp_command(DURABLE.replace('"discard"', f'"smtp://{next_hop}"')),
+        )
+    # Connections are cached on demand, as by default; the cache is a service.
+    main = POSTFIX_MAIN.replace("discard:", "smtp:[127.0.0.1]:" + str(next_hop_port))
+    master = POSTFIX_MASTER + "smtp      unix - - n - - smtp\nscache    unix - - n - 1 scache\n"
+    return replace(
+        server,
+        name="Postfix, relay",
+        durability="its queue (fsync), then smtp(8) to smtp-sink",
+        command=lambda site: postfix_command(site, main, master),
+    )
+
+
+@contextlib.contextmanager
+def counting_sink(folder: pathlib.Path) -> Iterator[tuple[int, Callable[[], int]]]:
+    """An smtp-sink that is nobody's child: (its port, how many messages it has taken so far)."""
+    folder.mkdir(mode=0o755)
+    site = Site(folder, free_port(), folder)
+    counters = folder / "counters"
+    command = smtp_sink_command(site)
+    with counters.open("wb") as output:
+        process = subprocess.Popen(
+            [command[0], "-c", *command[1:]], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+
+    def taken() -> int:
+        with counters.open("rb") as file:
+            file.seek(max(0, counters.stat().st_size - 400))
+            found = re.findall(rb"mesg=(\d+)", file.read())
+        return int(found[-1]) if found else 0
+
+    try:
+        _wait_for_greeting(process, site, counters)
+        yield site.port, taken
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def behind_slow_next_hop(next_hop_port: int) -> Server:

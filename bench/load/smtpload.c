@@ -15,7 +15,8 @@
  *   pipelined  reused, with MAIL RCPT DATA in one write behind the last body
  *
  * The result is one JSON object on stdout.  latency_us counts from the moment
- * MAIL is written (new: from connect) to the reply to the final dot.  With
+ * MAIL is written (new: from connect) to the reply to the final dot; dot_p50_us
+ * and so on count from the moment the body and its dot are written.  With
  * --idle or --half one line {"ready": N, ...} says that all N stand where they
  * are held; they are closed when stdin ends.
  *
@@ -68,6 +69,7 @@ struct session {
     unsigned messages;   /* of this connection */
     uint64_t begun_ns;   /* of the message whose dot comes next */
     uint64_t begun_next_ns; /* pipelined: of the one behind it */
+    uint64_t dot_ns;     /* when its body was written */
     struct iovec out[2]; /* not yet written: the body, then commands */
     char commands[COMMANDS_MAX];
 };
@@ -97,7 +99,8 @@ static char *body;
 static size_t body_bytes;
 static char **recipients;
 static unsigned recipient_count, recipient_next;
-static uint32_t *latencies_us;
+/* Of each message, from its beginning and from its dot. */
+static uint32_t *latencies_us, *dots_us;
 static size_t latency_count, latency_room;
 
 static void die(const char *what)
@@ -173,12 +176,14 @@ static void read_recipients(const char *name)
     fclose(file);
 }
 
-static void record_latency(uint64_t from_ns, uint64_t to_ns)
+static void record_latency(uint64_t from_ns, uint64_t dot_ns, uint64_t to_ns)
 {
     if (latency_count == latency_room) {
         latency_room = latency_room ? 2 * latency_room : 65536;
         latencies_us = must(realloc(latencies_us, latency_room * sizeof *latencies_us));
+        dots_us = must(realloc(dots_us, latency_room * sizeof *dots_us));
     }
+    dots_us[latency_count] = (uint32_t)((to_ns - dot_ns) / 1000);
     latencies_us[latency_count++] = (uint32_t)((to_ns - from_ns) / 1000);
 }
 
@@ -325,6 +330,7 @@ static bool replied(struct session *s)
             return true;
         }
         s->step = DOT;
+        s->dot_ns = now;
         s->messages++;
         size_t n = 0;
         s->begun_next_ns = 0;
@@ -338,7 +344,7 @@ static bool replied(struct session *s)
         break;
     case DOT:
         messages++;
-        record_latency(s->begun_ns, now);
+        record_latency(s->begun_ns, s->dot_ns, now);
         if (s->begun_next_ns != 0) {
             s->begun_ns = s->begun_next_ns;
             s->step = MAIL;
@@ -432,12 +438,12 @@ static int compare_u32(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static uint32_t percentile(double share)
+static uint32_t percentile(const uint32_t *sorted, double share)
 {
     if (latency_count == 0)
         return 0;
     size_t at = (size_t)(share * (double)(latency_count - 1) + 0.5);
-    return latencies_us[at];
+    return sorted[at];
 }
 
 static void usage(void)
@@ -505,12 +511,16 @@ static void report(uint64_t began_ns, uint64_t ended_ns)
     double elapsed_s = (double)(ended_ns - began_ns) / 1e9;
 
     qsort(latencies_us, latency_count, sizeof *latencies_us, compare_u32);
+    qsort(dots_us, latency_count, sizeof *dots_us, compare_u32);
     printf("{\"mode\": \"%s\", \"sessions\": %u, \"addresses\": %u, \"size_bytes\": %zu, \"recipients\": %u,"
            " \"messages\": %llu, \"connections\": %llu, \"errors\": %llu, \"first_error\": \"%s\","
-           " \"elapsed_s\": %.4f, \"messages_per_s\": %.1f, \"p50_us\": %u, \"p99_us\": %u, \"max_us\": %u}\n",
+           " \"elapsed_s\": %.4f, \"messages_per_s\": %.1f, \"p50_us\": %u, \"p99_us\": %u, \"max_us\": %u,"
+           " \"dot_p50_us\": %u, \"dot_p99_us\": %u, \"dot_max_us\": %u}\n",
            mode_names[options.mode], options.sessions, options.addresses, body_bytes - 3, recipient_count,
            (unsigned long long)messages, (unsigned long long)connections, (unsigned long long)errors, first_error,
-           elapsed_s, (double)messages / elapsed_s, percentile(0.5), percentile(0.99), percentile(1.0));
+           elapsed_s, (double)messages / elapsed_s, percentile(latencies_us, 0.5),
+           percentile(latencies_us, 0.99), percentile(latencies_us, 1.0), percentile(dots_us, 0.5),
+           percentile(dots_us, 0.99), percentile(dots_us, 1.0));
 }
 
 /* Serve whatever is ready; a session that ended in a load mode begins again until the deadline. */

@@ -69,6 +69,7 @@ def test_each_mode_delivers_without_an_error(mode: str, smtpload: pathlib.Path) 
     assert report["connections"] == (report["messages"] if mode == "new" else 10)
     assert report["size_bytes"] == 4096
     assert 0 < report["p50_us"] <= report["p99_us"] <= report["max_us"]
+    assert 0 < report["dot_p50_us"] <= report["dot_p99_us"] <= report["dot_max_us"] <= report["max_us"]
 
 
 def test_a_refusal_is_counted_and_named(smtpload: pathlib.Path) -> None:

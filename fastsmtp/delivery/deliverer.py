@@ -29,6 +29,7 @@ from fastsmtp.delivery.dial import Dialer
 from fastsmtp.delivery.identity import Identity
 from fastsmtp.delivery.job import Damaged, Stored
 from fastsmtp.delivery.lane import Lane, Pending
+from fastsmtp.delivery.link import Link
 from fastsmtp.delivery.mx import TTL_S, Found, Host, IsUs, find_hosts
 from fastsmtp.delivery.outcome import Hop, Outcome, Retry
 from fastsmtp.delivery.site import Need, Site
@@ -48,6 +49,9 @@ _FIRST = (0,)
 
 # Routes whose Needs are kept ready.
 ROUTES_MAX = 10_000
+
+# For the goodbyes at the end, in seconds.
+GOODBYE_S = 1.0
 
 # How often deadlines are looked at, in seconds.
 TICK_S = 1.0
@@ -418,6 +422,7 @@ class Deliverer:
                 else:
                     found.append((lane.hop, ""))
                     lane.quit()
+                    await self._goodbye([lane])
         return found
 
     def wake(self) -> None:
@@ -477,8 +482,17 @@ class Deliverer:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for site in list(self._sites.values()):
-            await site.close()
+        links = [link for site in list(self._sites.values()) for link in await site.close()]
+        await self._goodbye(links)
+
+    async def _goodbye(self, links: Sequence[Link]) -> None:
+        """Until they have ended: TLS says goodbye too, and a loop that is closed meanwhile complains."""
+        end_s = self.now() + GOODBYE_S
+        while self.now() < end_s and not all(link.is_gone for link in links):
+            await asyncio.sleep(0.005)
+        for link in links:
+            link.abort()
+        await asyncio.sleep(0)
 
     @property
     def site_count(self) -> int:

@@ -31,6 +31,7 @@ class Link(asyncio.Protocol):
     error        why it is no good any more, or None
     may_speak    a reply may come that nothing has asked for: the greeting, or while a body is sent
     is_reused    it has carried a transaction before
+    is_gone      its transport has ended
     has_expired  the error is that the deadline passed: trying again would only take longer
     """
 
@@ -43,6 +44,7 @@ class Link(asyncio.Protocol):
         self.error: errors.TemporaryError | None = None
         self.is_reused = False
         self.has_expired = False
+        self.is_gone = False
         self.may_speak = True
         self._loop = loop
         self._on_lost = on_lost
@@ -82,6 +84,7 @@ class Link(asyncio.Protocol):
             self._spoke_unasked()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.is_gone = True
         self.fail(errors.NextHopDown("the connection was lost" if error is None else str(error)))
 
     def pause_writing(self) -> None:
@@ -184,6 +187,11 @@ class Link(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.close()
             self.fail(errors.NextHopDown("closed by us"), is_polite=True)
+
+    def abort(self) -> None:
+        """End the transport now, whatever it still has to say."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def fail(self, error: errors.TemporaryError, *, is_polite: bool = False) -> None:
         """It is no good any more: whoever waits gets the error.  Only the first call counts."""

@@ -598,8 +598,8 @@ class Site:
     def waiting_count(self) -> int:
         return sum(len(waiting.pending) for waiting in self._waiting.values())
 
-    async def close(self) -> None:
-        """Say goodbye where nothing is under way, and drop the rest."""
+    async def close(self) -> list[Link]:
+        """Say goodbye where nothing is under way, and drop the rest; the connections, which end in a moment."""
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -607,12 +607,14 @@ class Site:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for waiting in self._waiting.values():
-            waiting.pending.clear()
-        for link in list(self._needs):
+            waiting.empty()
+        links = list(self._needs)
+        for link in links:
             if isinstance(link, Lane) and link.current is None:
                 link.quit()
             else:
                 link.fail(errors.NextHopDown("given up by us"))
+        return links
 
 
 def _is_empty(waiting: Waiting) -> bool:

@@ -27,6 +27,8 @@ from fastsmtp.tls import MINIMUM
 
 # Hosts that are remembered; a session is 1 to 3 kB.
 SESSIONS_MAX = 1_000
+# For the peer's close_notify behind QUIT, which many never send; in seconds.
+SHUTDOWN_S = 3.0
 FAILURES_MAX = 10_000
 
 
@@ -136,7 +138,12 @@ class OutgoingTls:
             raise NextHopInsecure(str(error)) from None
         try:
             raised = await asyncio.get_running_loop().start_tls(
-                transport, protocol, context, server_hostname=name, ssl_handshake_timeout=timeout_s
+                transport,
+                protocol,
+                context,
+                server_hostname=name,
+                ssl_handshake_timeout=timeout_s,
+                ssl_shutdown_timeout=SHUTDOWN_S,
             )
         except ssl.SSLCertVerificationError as error:
             transport.abort()

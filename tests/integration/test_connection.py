@@ -413,11 +413,11 @@ def test_a_sink_that_is_slow_holds_the_client_back() -> None:
     run(main)
 
 
-def test_two_thousand_half_sent_messages_stay_within_the_budget() -> None:
+def test_hundreds_of_half_sent_messages_stay_within_the_budget() -> None:
     """Each client has sent 20 kB of a message that never ends; bodies in memory stay below their bound."""
 
     async def main() -> None:
-        budget = Budget(4_000_000)
+        budget = Budget(1_000_000)
         inbox = Inbox()
         async with serving(
             CallableSink(inbox, budget=budget), limits={"connections_per_client": 0}
@@ -426,13 +426,13 @@ def test_two_thousand_half_sent_messages_stay_within_the_budget() -> None:
             wires = []
             service = running.server._service
             assert service is not None
-            for _ in range(2_000):
+            for _ in range(500):
                 wire = await running.connect()
                 await wire.codes(HELLO + OPEN, 4)
                 await wire.send(half)
                 wires.append(wire)
-            await until(lambda: sum(c.bytes_in for c in service.connections) >= 2_000 * len(half))
-            assert budget.used_bytes <= 4_000_000
+            await until(lambda: sum(c.bytes_in for c in service.connections) >= 500 * len(half))
+            assert budget.used_bytes <= 1_000_000
             # One of them finishes all the same.
             await wires[0].send(b"end\r\n.\r\n")
             assert (await wires[0].reply())[0] == 250

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import pathlib
@@ -92,6 +93,18 @@ def test_any_process_may_die_and_no_mail_is_lost(name: str) -> None:
         assert daemon.log("defect") == []
 
 
+def modes_of_open_files(pid: int, below: str) -> dict[str, int]:
+    """The files below a directory that a process has open now, each with its O_ACCMODE."""
+    modes = {}
+    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            target = os.readlink(entry)
+            if target.startswith(below):
+                info = pathlib.Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text()
+                modes[target] = int(re.findall(r"^flags:\s+(\d+)", info, re.MULTILINE)[0], 8) & os.O_ACCMODE
+    return modes
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_who_takes_mail_cannot_read_it() -> None:
     with Daemon(CONFIG, accept=ACCEPT, workers=1) as daemon:
@@ -102,15 +115,14 @@ def test_who_takes_mail_cannot_read_it() -> None:
         user = int(re.findall(r"^Uid:\s+(\d+)", status, re.MULTILINE)[0])
         assert user != 0
         queue = daemon.folder / "state" / "queue"
-        # What it has open of the queue is open for writing only.
-        modes = {}
-        for entry in pathlib.Path(f"/proc/{worker}/fd").iterdir():
-            target = os.readlink(entry)
-            if target.startswith(str(queue)):
-                info = pathlib.Path(f"/proc/{worker}/fdinfo/{entry.name}").read_text()
-                modes[target] = int(re.findall(r"^flags:\s+(\d+)", info, re.MULTILINE)[0], 8) & os.O_ACCMODE
-        assert any("/mail-" in name for name in modes)
-        assert any("/bodies/" in name for name in modes)
+        # What it has open of the queue is open for writing only; body files come a moment after one was used.
+        modes: dict[str, int] = {}
+
+        def has_both() -> bool:
+            modes.update(modes_of_open_files(worker, str(queue)))
+            return all(any(kind in name for name in modes) for kind in ("/mail-", "/bodies/"))
+
+        until(has_both, "it has a segment and a reserve of body files")
         assert set(modes.values()) == {os.O_WRONLY}
         # And it can't open any of it by name: it doesn't even get into the directory.
         program = (

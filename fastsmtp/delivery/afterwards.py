@@ -375,6 +375,7 @@ def _read_all(
             found[place] = reader.read(place)
         except errors.QueueDamaged as error:
             found[place] = error
+    reader.close()
     return found
 
 

@@ -14,7 +14,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastsmtp import errors
@@ -57,6 +57,7 @@ class Desk:
     sock          listening, of the master
     users         role -> the account (uid) that may have it
     own_number    our own journal's place in the progress
+    ticked        called every TICK_S
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class Desk:
         own_number: int,
         log: Log,
         loop: asyncio.AbstractEventLoop,
+        ticked: Callable[[], object],
     ) -> None:
+        self._ticked = ticked
         self._sock = sock
         self._keeper = keeper
         self._dispatcher = dispatcher
@@ -321,6 +324,7 @@ class Desk:
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(TICK_S, self._tick)
+        self._ticked()
         self._read_abandoned()
         self._accept()
         self._spawn(self._look_at_space())

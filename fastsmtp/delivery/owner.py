@@ -161,12 +161,12 @@ class Owner:
             current_done=self._current_done, report=self._tell, failed=self._done_failed,
         )  # fmt: skip
         self.dispatcher = Dispatcher(self.keeper, self._sites)
+        self.reader = Reader(self._store, self._bodies, self._disk)
         self.desk = Desk(
             self._sock, keeper=self.keeper, dispatcher=self.dispatcher, progress=self._progress,
             space=self._space, disk=self._disk, users=self._users, own_number=self._own_number, log=self._log,
-            loop=loop,
+            loop=loop, ticked=self.reader.tidy,
         )  # fmt: skip
-        self.reader = Reader(self._store, self._bodies, self._disk)
         self.afterwards = Afterwards(
             self.dispatcher, self.index, reader=Reader(self._store, self._bodies, self._disk),
             reporter=self._reporter, ids=self._ids, journal=self._own_journal, place_for=self._place_for,

@@ -22,6 +22,7 @@ from fastsmtp.queue import frames
 from fastsmtp.queue.line import Line, connect
 
 RECONNECT_S = 0.25
+TIDY_S = 1.0
 
 
 class Shard:
@@ -51,6 +52,7 @@ class Shard:
         self._loop = loop
         self._line: Line | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._tidying: asyncio.TimerHandle | None = None
         self._jobs: dict[int, Job] = {}
         self._number_of_job = 0
         self._fresh: list[Result] = []
@@ -60,6 +62,15 @@ class Shard:
         self._is_closed = False
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+
+    def start(self) -> None:
+        """Connect, and go on until close()."""
+        self._tidy()
+        self.connect()
+
+    def _tidy(self) -> None:
+        self._reader.tidy()
+        self._tidying = self._loop.call_later(TIDY_S, self._tidy)
 
     def connect(self) -> None:
         """Reach the dispatcher, now or as soon as it can be reached."""
@@ -99,8 +110,9 @@ class Shard:
     async def close(self) -> None:
         """Stop everything; what was under way will be tried again."""
         self._is_closed = True
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._tidying):
+            if timer is not None:
+                timer.cancel()
         self._flush()
         await self._deliverer.close()
         self._reader.close()

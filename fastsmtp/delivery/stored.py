@@ -50,6 +50,13 @@ class Reader:
             raise storage_error(error) from error
         return StoredMessage(decode(payload), self._bodies, self._disk)
 
+    def tidy(self) -> None:
+        """Let go of segments that were removed: while we have them open, the disk has their room no more."""
+        for number, fd in list(self._open.items()):
+            if not os.fstat(fd).st_nlink:
+                del self._open[number]
+                os.close(fd)
+
     def close(self) -> None:
         for fd in self._open.values():
             os.close(fd)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
+from fastsmtp import errors
 from fastsmtp._glance import glance
 from fastsmtp._record import BLOCK, HEADER_BYTES
 from fastsmtp.queue.bodies import Bodies
@@ -148,8 +149,9 @@ class Keeper:
         """
         turn = self._given.get(holder, 0)
         self._given[holder] = turn + 1
-        size_bytes = FIRST_BYTES[turn] if turn < len(FIRST_BYTES) else 0
-        segment, fd = await self.disk.run(_prepared, self.store, size_bytes)
+        # Where there is no room for the usual size, a small one may do.
+        sizes = [*FIRST_BYTES, 0][turn::-1] if turn < len(FIRST_BYTES) else [0, *FIRST_BYTES[::-1]]
+        segment, fd = await self.disk.run(_prepared, self.store, sizes)
         kept = Kept(segment.number, segment.epoch, segment.size_bytes, fd, holder)
         self.segments[segment.epoch] = kept
         return kept, segment
@@ -339,9 +341,17 @@ def is_held(fd: int) -> bool:
     return False
 
 
-def _prepared(system: Any, store: Store, size_bytes: int) -> tuple[Segment, int]:
-    """A job: the segment, locked, and a descriptor to read it."""
-    segment = store.prepare(system, size_bytes)
+def _prepared(system: Any, store: Store, sizes: list[int]) -> tuple[Segment, int]:
+    """A job: the segment, locked, and a descriptor to read it; of the first of the sizes for which there is room."""
+    for size_bytes in sizes[:-1]:
+        try:
+            segment = store.prepare(system, size_bytes)
+            break
+        except (errors.StorageFull, OSError) as error:
+            if isinstance(error, OSError) and not isinstance(storage_error(error), errors.StorageFull):
+                raise
+    else:
+        segment = store.prepare(system, sizes[-1])
     try:
         lock(segment.fd)
         return segment, system.open(store.path(segment.number), os.O_RDONLY | os.O_CLOEXEC)

@@ -328,7 +328,7 @@ class ShardAside(_Process):
             log=log,
             loop=loop,
         )
-        shard.connect()
+        shard.start()
 
         def close() -> None:
             resolver.close()

@@ -82,13 +82,19 @@ class Chaos:
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self.say(writer, b"220 chaos")
+        has_sender = has_recipient = False
         while line := await reader.readline():
             verb = line[:4].upper()
             if verb == b"EHLO":
                 lines = [b"250-" + word for word in self.extensions[:-1]] + [b"250 " + self.extensions[-1]]
                 await self.say(writer, b"\r\n".join(lines))
             elif verb == b"BDAT":
-                await self.message(writer, await reader.readexactly(int(line.split()[1])))
+                chunk = await reader.readexactly(int(line.split()[1]))
+                if has_sender and has_recipient:
+                    await self.message(writer, chunk)
+                else:
+                    await self.say(writer, b"503 5.5.1 for nobody")
+                has_sender = has_recipient = False
             elif verb == b"DATA":
                 if (await self.say(writer, GOOD[verb])).startswith(b"354"):
                     text = await reader.readuntil(b"\r\n")
@@ -96,7 +102,12 @@ class Chaos:
                         text += await reader.readuntil(b"\r\n")
                     await self.message(writer, text.removesuffix(b".\r\n"))
             else:
-                await self.say(writer, GOOD.get(verb, b"250 ok"))
+                answer = await self.say(writer, GOOD.get(verb, b"250 ok"))
+                is_yes = answer.startswith(b"250")
+                if verb in {b"MAIL", b"RSET"}:
+                    has_sender, has_recipient = verb == b"MAIL" and is_yes, False
+                elif verb == b"RCPT":
+                    has_recipient = has_recipient or is_yes
                 if verb == b"QUIT":
                     return
 

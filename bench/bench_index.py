@@ -10,10 +10,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import pathlib
 import random
+import sys
 import tempfile
 import time
 from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from fastsmtp.queue.deferred import DeferredIndex
 from fastsmtp.queue.index import IndexFile

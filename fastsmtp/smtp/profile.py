@@ -124,8 +124,9 @@ class Profile:
         return tls.context
 
     def raised(self, facts: Facts, agreed: Handshake) -> None:
-        """TLS stands: what was agreed on is a fact, and in the log."""
+        """TLS stands: what was agreed on is a fact, counted, and in the log."""
         shown = agreed.certificate
+        self.meter.handshake(agreed.protocol)
         facts.tls = TlsFacts(
             agreed.protocol,
             agreed.cipher,

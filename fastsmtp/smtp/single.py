@@ -11,9 +11,10 @@ from __future__ import annotations
 from fastsmtp import reply
 from fastsmtp._session import QUIT, STARTTLS, Event, Session
 from fastsmtp.errors import ConfigError
-from fastsmtp.policy.decision import Decision, Token, Verdict
+from fastsmtp.policy.decision import Decision, Verdict
 from fastsmtp.policy.facts import Client, Facts, Phase
 from fastsmtp.policy.relay import asks_certificate
+from fastsmtp.smtp import ends
 from fastsmtp.smtp.conversation import HANDLERS, Conversation
 from fastsmtp.smtp.life import HANDSHAKE_S, LINGER_BYTES, LINGER_S, RATE_WINDOW_S
 from fastsmtp.smtp.pause import Pause, rest
@@ -80,8 +81,7 @@ class Single:
             return self._serve()
         finally:
             self._wire.end()
-            self._conversation.give_up()
-            self._log_end()
+            ends.gone(self._profile, self._conversation, self._wire.bytes_in)
             self._alone.close()
 
     def _serve(self) -> int:
@@ -102,7 +102,7 @@ class Single:
     # --- the beginning ---------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Admission, TLS where it comes first, greeting: the order of Connection."""
+        """Admission, TLS where it comes first, greeting: the order of Admission."""
         decision = self._introduce()
         conversation = self._conversation
         conversation.apply(decision.effects, Phase.CONNECT)
@@ -120,19 +120,15 @@ class Single:
 
     def _introduce(self) -> Decision:
         """CLIENT, then CONNECT with what that granted."""
-        plan, facts = self._profile.plan, self._facts
-        granted = plan.run(Phase.CLIENT, facts)
-        if type(granted) is not Decision:
-            raise TypeError("a CLIENT stage asks no questions: what it grants is needed at once")
-        self._conversation.apply(granted.effects, Phase.CLIENT)
+        profile, facts = self._profile, self._facts
+        ends.grant(profile, self._conversation)
         facts.connections = facts.client.connections = 1
-        return self._profile.decided(plan.run(Phase.CONNECT, facts))
+        return profile.decided(profile.plan.run(Phase.CONNECT, facts))
 
     def _hold_greeting(self) -> None:
         facts = self._facts
-        client = facts.client
-        delay_s = self._profile.settings.listen.greeting_delay_s
-        if delay_s and not (client.skips_checks or client.may_relay):
+        delay_s = ends.greeting_delay_s(self._profile, facts.client)
+        if delay_s:
             facts.has_waited = True
             facts.is_early = self._wire.wait(self._began_s + delay_s)
             decision = self._profile.decided(self._profile.plan.run(Phase.GREETING, facts))
@@ -145,9 +141,7 @@ class Single:
         self._pump()
 
     def _refuse_greeting(self, decision: Decision) -> None:
-        self._session.greet(decision.reply.as_greeting())  # type: ignore[union-attr]
-        if decision.verdict is Verdict.DROP:
-            self._session.close()
+        ends.refuse_greeting(self._session, decision)
         self._pump()
 
     # --- the dialogue ----------------------------------------------------------------------------
@@ -249,21 +243,7 @@ class Single:
     def _time_out(self, last: reply.Reply, limit: str) -> NoReturn:
         if limit == "limits.command_s":
             self._check_limits()
-        if self._profile.settings.is_compatible:
-            last = reply.QMAIL_DIALOGUE.get(last, last)
-        facts = self._facts
-        self._conversation.has_logged = True
-        self._profile.log.line(
-            "too_slow" if last is reply.TOO_SLOW else "timeout",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            code=last.code,
-            enhanced=last.enhanced,
-            limit=limit,
-            helo=facts.helo,
-        )
-        raise _Over(self._say_goodbye(last))
+        raise _Over(self._say_goodbye(ends.timed_out(self._profile, self._conversation, last, limit)))
 
     # --- TLS -------------------------------------------------------------------------------------
 
@@ -283,9 +263,7 @@ class Single:
     def _handshake_allowed(self) -> reply.Reply | None:
         """Why there is no handshake, or None: policy's refusal, or a certificate that can't be used."""
         profile, facts = self._profile, self._facts
-        if profile.counts_handshakes:
-            profile.note_rate(facts.client, Token.HANDSHAKES)
-        decision = profile.decided(profile.plan.run(Phase.STARTTLS, facts))
+        decision = profile.decided(ends.ask_handshake(profile, facts))
         self._conversation.apply(decision.effects, Phase.STARTTLS)
         if decision.reply is not None:
             self._conversation.log_refusal(decision)
@@ -305,14 +283,7 @@ class Single:
         try:
             found = self._wire.start_tls(profile.engine(tls, facts), self._alone.now() + HANDSHAKE_S)
         except (TlsFailed, Late) as error:
-            self._conversation.has_logged = True
-            profile.log.line(
-                "tls_failed",
-                id=facts.session_id,
-                client=facts.client.address.text,
-                listener=facts.listener,
-                reason=str(error) or "no handshake in time",
-            )
+            ends.handshake_failed(profile, self._conversation, str(error) or "no handshake in time")
             return False
         profile.raised(facts, tls.handshake(found))
         if self._is_implicit:
@@ -335,16 +306,3 @@ class Single:
     def _finish(self) -> None:
         if not self._has_quit:
             self._wire.finish(self._alone.now() + LINGER_S, LINGER_BYTES)
-
-    def _log_end(self) -> None:
-        if not self._conversation.has_logged:
-            facts = self._facts
-            self._profile.log.line(
-                "disconnect",
-                id=facts.session_id,
-                client=facts.client.address.text,
-                listener=facts.listener,
-                helo=facts.helo,
-                commands=self._session.commands,
-                bytes_in=self._wire.bytes_in,
-            )

@@ -134,8 +134,8 @@ def test_the_greeting_waits_for_no_answer() -> None:
                 (asked.lower(), kind) for _, asked, kind, _ in dns.queries
             }
             (connection,) = running.server._service.connections  # type: ignore[union-attr]
-            assert connection._conversation.pending is not None
-            assert connection._conversation.pending.decision is None
+            assert connection.conversation.pending is not None
+            assert connection.conversation.pending.decision is None
             assert await send(wire) == 250
             await wire.close()
 
@@ -389,7 +389,7 @@ def test_the_answers_come_while_the_greeting_is_held_back(reject_at: str, codes:
             found = [(await wire.reply())[0]]
             if len(codes) > 1:
                 (connection,) = running.server._service.connections  # type: ignore[union-attr]
-                pending = connection._conversation.pending
+                pending = connection.conversation.pending
                 assert pending is not None
                 assert pending.decision is not None
             found += [code for code, _ in await say(wire, *SESSION[: len(codes) - 1])]

@@ -138,11 +138,11 @@ def test_clients_whose_rules_say_the_same_share_their_settings(tmp_path: pathlib
             wires = [await running.connect(f"127.0.0.{last}") for last in (2, 3, 4, 5)]
             service = running.server._service
             assert service is not None
-            found = {one._conversation.facts.client.address.text: one for one in service.connections}
+            found = {one.conversation.facts.client.address.text: one for one in service.connections}
             two, three, four, five = (found[f"127.0.0.{last}"] for last in (2, 3, 4, 5))
-            assert two._profile is three._profile
-            assert four._profile is five._profile is two._profile.base
-            assert [one._conversation.facts.client.environment for one in (two, three, four, five)] == [
+            assert two.profile is three.profile
+            assert four.profile is five.profile is two.profile.base
+            assert [one.conversation.facts.client.environment for one in (two, three, four, five)] == [
                 {"DATABYTES": "9", "A": "1"}, {"DATABYTES": "9", "A": "2"}, {"A": "3"}, {},
             ]  # fmt: skip
             for wire in wires:

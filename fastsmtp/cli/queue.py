@@ -206,9 +206,10 @@ class _Listing:
                 self._messages += 1
                 self._bytes += entry.size_bytes
                 sender = printable(entry.sender) or "MAILER-DAEMON"
-                mark = MARKS.get(entry.state, "")
+                # The mark takes a blank of the size's column.
+                name = f"{entry.id + MARKS.get(entry.state, ''):14}"
                 out.append(
-                    f"{entry.id + mark:14} {entry.size_bytes:>9} {self._arrival(entry.accepted_ms)}  {sender}\n"
+                    f"{name}{entry.size_bytes:>{24 - len(name)}} {self._arrival(entry.accepted_ms)}  {sender}\n"
                 )
             self._recipients += 1
             said = words(entry)

@@ -5,7 +5,7 @@
 #   make run      build, and serve a trial on 127.0.0.1:2525
 #   make test     the test suite;  TESTS="tests/unit -k reply" for a part of it
 #   make lint     ruff and mypy
-#   make bench    side by side with other servers;  BENCH_SECONDS, PEERS=all
+#   make bench    side by side with other servers;  BENCH_SECONDS, BENCH_MESSAGES, PEERS=all
 #   make fuzz     coverage-guided fuzzing;  FUZZ_SECONDS
 #   make asan     the suite under AddressSanitizer
 #   make prove    fuzzer and sanitizer find the defects that we plant for them
@@ -21,6 +21,7 @@ RUN    ?=
 TESTS  ?=
 export FUZZ_SECONDS  ?= 60
 export BENCH_SECONDS ?= 2
+BENCH_MESSAGES ?= 1000000
 PEERS  ?=
 CERT   ?=
 
@@ -54,6 +55,9 @@ bench: $(VENV)/bench $(VENV)/test $(VENV)/built
 	$(python) bench/bench_tls.py
 	$(python) bench/bench_delivery.py
 	$(python) bench/bench_startup.py
+	$(python) bench/bench_journal.py
+	$(python) bench/bench_index.py --rows $(BENCH_MESSAGES)
+	$(python) bench/bench_deferred.py --messages $(BENCH_MESSAGES)
 	$(python) -m pytest bench
 
 cert: $(VENV)/built

@@ -174,12 +174,14 @@ def main() -> None:
             rows["put()"].append(on_loop(lambda: ours(port, given.messages, given.at_once, is_put=True)))
             rows["deliver()"].append(on_loop(lambda: ours(port, given.messages, given.at_once, is_put=False)))
             rows["smtp-source"].append(theirs(port, given.messages))
+    does = {"smtp-source": "   makes up its text once, reads no journal, chooses no route"}
     print(
         f"{given.messages} messages of {len(BODY)} bytes, {given.at_once} at once, {CONNECTIONS} connections"
     )
     for name, figures in rows.items():
         print(
             f"{name:12} {statistics.median(figures):6.1f} us CPU a message ({min(figures):.1f} to {max(figures):.1f})"
+            f"{does.get(name, '')}"
         )
 
 

@@ -80,6 +80,7 @@ def queue(bench: Bench) -> None:
         table(
             [
                 "server",
+                "does",
                 "CPU us/message",
                 "min-max",
                 "x smtp-sink",
@@ -91,6 +92,7 @@ def queue(bench: Bench) -> None:
             [
                 [
                     server.name,
+                    server.does,
                     f"{result['cpu_us']:.1f}",
                     f"{result['cpu_us_min']:.1f}-{result['cpu_us_max']:.1f}",
                     f"{result['cpu_us'] / sink['cpu_us']:.2f}" if sink else "",
@@ -159,12 +161,13 @@ def relay(bench: Bench) -> None:
         postfix = results.get((row.title, "Postfix, relay"))
         table(
             [
-                "server", "CPU us/message", "min-max", "Postfix's is x", "messages/s arrived", "acknowledged",
+                "server", "does", "CPU us/message", "min-max", "Postfix's is x", "messages/s arrived", "acknowledged",
                 "arrived",
             ],
             [
                 [
                     running.server.name,
+                    running.server.does,
                     f"{result['cpu_us']:.1f}",
                     f"{result['cpu_us_min']:.1f}-{result['cpu_us_max']:.1f}",
                     f"{postfix['cpu_us'] / result['cpu_us']:.1f}" if postfix else "",
@@ -235,11 +238,21 @@ def latency(bench: Bench) -> None:
     print(f"From the dot to its reply, 4 kB, reused connections.  A write and one sync here: p50 {p50 / 1000:.2f},"
           f" p99 {p99 / 1000:.2f} ms")  # fmt: skip
     table(
-        ["sessions", "server", "p50 ms", "p99 ms", "p50 more than without queue", "p99 more", "messages/s"],
+        [
+            "sessions",
+            "server",
+            "does",
+            "p50 ms",
+            "p99 ms",
+            "p50 more than without queue",
+            "p99 more",
+            "messages/s",
+        ],
         [
             [
                 str(count),
-                running.server.name + (" (keeps nothing)" if running.server.name == OURS_CHECKED else ""),
+                running.server.name,
+                running.server.does,
                 f"{result['dot_p50_us'] / 1000:.2f}",
                 f"{result['dot_p99_us'] / 1000:.2f}",
                 f"{(result['dot_p50_us'] - without['dot_p50_us']) / 1000:+.2f}" if without else "",

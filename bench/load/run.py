@@ -89,10 +89,20 @@ class Unkept(Bench):
             print(f"{row.title}: {SESSIONS} sessions from {ADDRESSES:,} addresses, one worker")
             sink = results.get((row.title, SMTP_SINK))
             table(
-                ["server", "CPU us/message", "min-max", "x smtp-sink", "messages/s", "p50 ms", "p99 ms"],
+                [
+                    "server",
+                    "does",
+                    "CPU us/message",
+                    "min-max",
+                    "x smtp-sink",
+                    "messages/s",
+                    "p50 ms",
+                    "p99 ms",
+                ],
                 [
                     [
                         server.name,
+                        server.does,
                         f"{result['cpu_us']:.1f}",
                         f"{result['cpu_us_min']:.1f}-{result['cpu_us_max']:.1f}",
                         f"{result['cpu_us'] / sink['cpu_us']:.2f}" if sink else "",
@@ -161,7 +171,7 @@ class Unkept(Bench):
             found.append(
                 {"server": server.server.name, "what": what, "connections": count, "bytes_each": each}
             )
-            lines.append([server.server.name, what, f"{count:,}", f"{each / 1000:.2f}"])
+            lines.append([server.server.name, server.server.does, what, f"{count:,}", f"{each / 1000:.2f}"])
 
         small = int(self.options.connections / 10)
         for chosen in self.servers:
@@ -199,7 +209,7 @@ class Unkept(Bench):
                     note(server, "TLS, held back and still sending", pushing, before)
         self.results["memory"] = found
         print("Memory of the server's processes (PSS; the kernel's socket buffers are not counted)")
-        table(["server", "connections", "number", "kB each"], lines)
+        table(["server", "does", "connections", "number", "kB each"], lines)
 
     def tarpit(self) -> None:
         """Memory and CPU of sessions whose RCPT is held back: silent ones, and ones that go on sending."""

@@ -44,6 +44,8 @@ class Site:
 class Server:
     """One line of the table.
 
+    rules, durability   in full, above the tables
+    does        the same in a few words, in each line of a table: a server that does less says so there
     command     what to run; the process that stays is the root of what is measured
     absent      why it can't run here, or None
     version     a short text
@@ -55,6 +57,7 @@ class Server:
     name: str
     rules: str
     durability: str
+    does: str
     command: Callable[[Site], list[str]]
     absent: Callable[[], str | None]
     version: Callable[[], str]
@@ -338,6 +341,7 @@ QUEUE = Server(
     name="fastsmtp, queue",
     rules="as with all checks",
     durability="its queue (fdatasync before the 250, many messages share one), then discard; all its processes counted",
+    does="checks, Received, log; synced, then discarded",
     command=fastsmtp_command(DURABLE),
     absent=_fastsmtp_absent,
     version=lambda: _output(sys.executable, "-m", "fastsmtp", "--version"),
@@ -349,6 +353,7 @@ SERVERS = [
         rules="relay control, recipients from the list, limits in all and for each client, header and hop"
         " count, Received, one log line a message to a file",
         durability="none (discard)",
+        does="checks, Received, log; keeps nothing",
         command=fastsmtp_command(CHECKED),
         absent=_fastsmtp_absent,
         version=lambda: _output(sys.executable, "-m", "fastsmtp", "--version"),
@@ -357,6 +362,7 @@ SERVERS = [
         name="fastsmtp, no policy",
         rules="none: relay clients, any recipient, policy off; log to /dev/null",
         durability="none (discard)",
+        does="no checks; keeps nothing",
         command=fastsmtp_command(BARE),
         absent=_fastsmtp_absent,
         version=lambda: _output(sys.executable, "-m", "fastsmtp", "--version"),
@@ -365,6 +371,7 @@ SERVERS = [
         name=SMTP_SINK,
         rules="none, no Received, no log",
         durability="none",
+        does="no checks, no Received; keeps nothing",
         command=smtp_sink_command,
         absent=lambda: None if shutil.which("smtp-sink", path=SBIN) else "not installed (Debian: postfix)",
         version=lambda: f"Postfix {_postfix_version()}",
@@ -373,6 +380,7 @@ SERVERS = [
         name=POSTFIX,
         rules="relay control, recipients from the same list, Received, its log to a file",
         durability="its queue (fsync), then discard(8); all its processes counted",
+        does="checks, Received, log; synced, then discarded",
         command=postfix_command,
         absent=_postfix_absent,
         version=_postfix_version,
@@ -383,6 +391,7 @@ SERVERS = [
         name="aiosmtpd on uvloop",
         rules="none, no Received, no log",
         durability="none",
+        does="no checks, no Received; keeps nothing",
         command=lambda site: [sys.executable, str(HERE / "peers" / "aiosmtpd_server.py"), str(site.port)],
         absent=lambda: _missing_module("aiosmtpd"),
         version=lambda: f"{_module_version('aiosmtpd')}, uvloop {_module_version('uvloop')}",
@@ -391,6 +400,7 @@ SERVERS = [
         name="node smtp-server",
         rules="none, no Received, no log",
         durability="none",
+        does="no checks, no Received; keeps nothing",
         command=lambda site: ["node", str(HERE / "peers" / "smtp_server.js"), str(site.port)],
         absent=_npm_absent("smtp-server"),
         version=_npm_version("smtp-server"),
@@ -400,6 +410,7 @@ SERVERS = [
         name="Haraka",
         rules="none, Received, no log",
         durability="none (a queue hook that says OK)",
+        does="no checks; keeps nothing",
         command=haraka_command,
         absent=_npm_absent("Haraka"),
         version=_npm_version("Haraka"),
@@ -415,6 +426,7 @@ def relaying(server: Server, next_hop_port: int) -> Server:
         return replace(
             server,
             name="fastsmtp, relay",
+            does="checks, Received, log; synced, then sent on",
             durability="its queue (fdatasync before the 250, many messages share one), then smtp:// to smtp-sink",
             command=fastsmtp_command(DURABLE.replace('"discard"', f'"smtp://{next_hop}"')),
         )
@@ -424,6 +436,7 @@ def relaying(server: Server, next_hop_port: int) -> Server:
     return replace(
         server,
         name="Postfix, relay",
+        does="checks, Received, log; synced, then sent on",
         durability="its queue (fsync), then smtp(8) to smtp-sink",
         command=lambda site: postfix_command(site, main, master),
     )

@@ -41,6 +41,7 @@ PUT_OFF_MS = 30_000
 DUE_AT_ONCE = 500
 DUE_S = 0.5
 RETRY_S = 1.0
+CLOSE_S = 5.0
 
 
 class Ids(Protocol):
@@ -105,12 +106,16 @@ class Afterwards:
         self._due = self._guarded(self._watch_due())
 
     async def close(self) -> None:
-        """Finish what was begun, as far as the disk lets us."""
+        """Finish what was begun, as far as CLOSE_S lets us; the rest is done at the next start."""
         if self._due is not None:
             self._due.cancel()
         waiting = [task for task in (self._task, *self._removals) if task is not None]
         if waiting:
-            await asyncio.wait(waiting, timeout=5.0)
+            _, late = await asyncio.wait(waiting, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
 
     # --- dispatcher.Cases -------------------------------------------------------------------------
 

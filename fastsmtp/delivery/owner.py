@@ -209,6 +209,7 @@ class Owner:
             await asyncio.wait_for(self.log.flush(), 5.0)
         except (errors.TemporaryError, TimeoutError) as error:
             self._done_failed(error)
+        self.log.stop()
         self.desk.close()
         if self._own is not None:
             await self._own.close()

@@ -212,6 +212,7 @@ class DoneLog:
         self._count = 0
         self._epochs: set[int] = set()
         self._since: float | None = None
+        self._is_stopped = False
         self._writing: asyncio.Task[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -253,14 +254,21 @@ class DoneLog:
         while self._fresh or self._writing is not None:
             if self._writing is None:
                 self._begin()
-            if self._writing is not None and not await self._writing:
+            if self._writing is None or not await self._writing:
                 raise errors.StorageFailed("the done-log can't be written")
+
+    def stop(self) -> None:
+        """The journal is about to be closed: what comes now is lost, and repeated."""
+        self._is_stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _begin(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._writing is None and self._fresh:
+        if self._writing is None and self._fresh and not self._is_stopped:
             self._writing = self._loop.create_task(self._write())
 
     async def _write(self) -> bool:

@@ -258,6 +258,7 @@ class Owner:
                 found.append(one)
                 if body is not None:
                     spooled[place] = one
+        self._bodies.refuse_later(os, named)
         reconciled = reconciler.finish(mail)
         indexed = self.index.file.segments()
         if spooled:

@@ -9,7 +9,7 @@ a file is a job for a Disk.  Rank 5.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from fastsmtp import errors
@@ -113,6 +113,21 @@ class Bodies:
                 yield piece
         finally:
             system.close(fd)
+
+    def refuse_later(self, system: Any, numbers: Iterable[int]) -> None:
+        """Raises errors.QueueTooNew for a file of a later format; all else that is wrong shows where it is read."""
+        for number in numbers:
+            name = self.path(number)
+            try:
+                fd = system.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                read_header(system.pread(fd, SIZE_BYTES, 0), name, Purpose.BODY, self._version)
+            except (OSError, errors.QueueDamaged):
+                continue
+            finally:
+                system.close(fd)
 
     def remove(self, system: Any, number: int) -> None:
         """The message is done.  That may be lost in a crash: the file is then an orphan."""

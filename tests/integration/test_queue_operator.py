@@ -22,6 +22,7 @@ import pytest
 from fastsmtp.admin.client import Client
 from fastsmtp.queue.row import Filter
 from tests.integration.daemon import Daemon, Letter
+from tests.integration.hop import Hop
 from tests.integration.servers import until as wait_until
 from tests.nexthop import NextHop
 
@@ -50,33 +51,6 @@ domain = "there.example"
 deliver = "{hop}"
 recipients = "any"
 """
-
-
-class Hop:
-    """A NextHop in a thread of its own, as the tests here block."""
-
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-
-    def __enter__(self) -> NextHop:
-        started = threading.Event()
-        self.loop = asyncio.new_event_loop()
-        self.stop = asyncio.Event()
-
-        async def serve() -> None:
-            async with NextHop(**self.options) as self.hop:
-                started.set()
-                await self.stop.wait()
-
-        self.thread = threading.Thread(target=lambda: self.loop.run_until_complete(serve()))
-        self.thread.start()
-        assert started.wait(60)
-        return self.hop
-
-    def __exit__(self, *_: object) -> None:
-        self.loop.call_soon_threadsafe(self.stop.set)
-        self.thread.join()
-        self.loop.close()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.peers import path
+from tests.ports import free_port
 
 TXT_LINE = " ".join(f'"{"abcdefghij" * 24}"' for _ in range(3))
 ZONE = f"""\
@@ -57,17 +58,6 @@ class Running:
     @property
     def where(self) -> str:
         return f"127.0.0.1:{self.port}"
-
-
-def free_port() -> int:
-    """A port that is free for UDP and TCP just now."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            with contextlib.suppress(OSError):
-                udp.bind(tcp.getsockname())
-                port: int = tcp.getsockname()[1]
-                return port
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,7 @@ import pytest
 
 from tests.conftest import needs
 from tests.peers import SEARCH_PATH
+from tests.ports import free_port
 
 # Long enough for a machine under load; reached only when something hangs.
 PATIENCE_S = 60.0
@@ -69,13 +69,6 @@ def needs_postfix(test: T) -> T:
     """For tests that start one."""
     marked = pytest.mark.skipif(not _IS_ROOT, reason="Postfix starts as root")(test)
     return cast(T, needs("postfix", "postqueue", "sendmail")(marked))
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Postfix:

@@ -18,8 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.integration.postfix import PATIENCE_S, free_port
+from tests.integration.postfix import PATIENCE_S
 from tests.peers import SEARCH_PATH
+from tests.ports import free_port
 
 
 class SmtpSink:

@@ -11,10 +11,11 @@ from fastsmtp.delivery.preflight import look_at_next_hops
 from tests.authority import Authority, server_context
 from tests.conftest import needs
 from tests.delivering import make, route
-from tests.fakes.real_dns import authority, free_port
+from tests.fakes.real_dns import authority
 from tests.integration.smtp_sink import SmtpSink
 from tests.integration.test_deliverer import scenario
 from tests.nexthop import NextHop
+from tests.ports import free_port
 
 
 def test_next_hops_are_connected_to_as_mail_would(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from tests.conftest import needs
 from tests.integration.daemon import PATIENCE_S, Daemon, ran
-from tests.integration.postfix import Postfix, free_port, needs_postfix
+from tests.integration.postfix import Postfix, needs_postfix
 from tests.integration.smtp_sink import SmtpSink
 from tests.peers import path as program
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ from fastsmtp.log import ListLog
 from fastsmtp.supervisor.worker import new_loop
 from tests.delivering import PATIENCE_S, Stored, make, rcpt, route, to
 from tests.fakes.zone import AAAA, MX, A, Zone
-from tests.integration.postfix import free_port
 from tests.nexthop import DROP, EXTENSIONS, RESET, SILENCE, Answer, NextHop
+from tests.ports import free_port
 
 CHUNKING = (*EXTENSIONS, b"CHUNKING")
 PLAIN = tuple(word for word in EXTENSIONS if word != b"PIPELINING")

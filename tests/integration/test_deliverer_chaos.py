@@ -11,8 +11,8 @@ import pytest
 from fastsmtp.delivery.outcome import Delivered, Failed, Retry
 from tests.delivering import Stored, make, route, to
 from tests.fakes.zone import MX, A, Zone
-from tests.integration.postfix import free_port
 from tests.integration.test_deliverer import run
+from tests.ports import free_port
 
 GOOD = {
     b"MAIL": b"250 2.1.0 ok",

@@ -19,11 +19,12 @@ from tests.authority import Authority
 from tests.conftest import needs
 from tests.delivering import Stored, make, route, to
 from tests.fakes.real_dns import Running, authority, recursor
-from tests.integration.postfix import Postfix, free_port, needs_postfix
+from tests.integration.postfix import Postfix, needs_postfix
 from tests.integration.smtp_sink import SmtpSink
 from tests.integration.test_deliverer import scenario, shown
 from tests.mails import MAILS
 from tests.nexthop import NextHop
+from tests.ports import free_port
 
 JOE = to(b"joe@example.org")
 

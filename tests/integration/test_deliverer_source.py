@@ -14,9 +14,9 @@ from fastsmtp.log import ListLog
 from fastsmtp.queue.model import Origins
 from tests.delivering import Stored, make, route, to
 from tests.fakes.zone import AAAA, MX, A, Zone
-from tests.integration.postfix import free_port
 from tests.integration.test_deliverer import scenario, shown
 from tests.nexthop import SILENCE, NextHop
+from tests.ports import free_port
 
 JOE = to(b"joe@example.org")
 TWO = Source("two", "127.0.0.2", "::1", "two.home.example")

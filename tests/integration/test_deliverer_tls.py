@@ -14,9 +14,9 @@ from fastsmtp.log import ListLog
 from tests.authority import Authority, server_context
 from tests.delivering import Stored, make, route, to
 from tests.fakes.zone import MX, A, Zone
-from tests.integration.postfix import free_port
 from tests.integration.test_deliverer import scenario, shown
 from tests.nexthop import DROP, NextHop
+from tests.ports import free_port
 
 JOE = to(b"joe@example.org")
 

@@ -23,10 +23,10 @@ from fastsmtp.queue_sink import RECORD_BYTES
 from tests.conftest import needs
 from tests.integration.daemon import Daemon
 from tests.integration.journal_process import SYNCS
-from tests.integration.postfix import free_port
 from tests.integration.servers import until
 from tests.integration.syncs import FILES, Acknowledged, Call, Oracle, calls_of
 from tests.peers import find
+from tests.ports import free_port
 
 SENDERS = 8
 MESSAGES = 15

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.postfix import free_port
 from tests.nexthop import DROP, NextHop
+from tests.ports import free_port
 from tests.programs import environment, install
 
 SENDER, RECIPIENT = "joe@a.example", "ann@b.example"

@@ -19,9 +19,9 @@ import pytest
 from fastsmtp.certificate import make_certificate
 from tests.conftest import needs
 from tests.integration.daemon import PATIENCE_S, Daemon, ran
-from tests.integration.postfix import free_port
 from tests.integration.servers import ROOT, Process, until, workers_of
 from tests.peers import path as program
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 

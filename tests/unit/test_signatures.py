@@ -165,7 +165,7 @@ def test_decoding_compares_a_text_too() -> None:
 def test_mails_that_the_library_makes() -> None:
     """Python's own writer is the oracle: random trees of parts, one of them a program or none."""
     chance = random.Random(7)
-    for _ in range(150):
+    for _ in range(60):
         has_program = chance.random() < 0.5
         mail = EmailMessage(policy=email.policy.SMTP)
         mail["Subject"] = "x" * chance.randint(1, 200)
@@ -193,39 +193,45 @@ def nested(depth: int) -> bytes:
     return head + b"\r\n" + EXE + b"\r\n"
 
 
-HOSTILE: dict[str, tuple[bytes, bool]] = {
-    "parts nested 1,000 deep": (nested(1_000), True),
-    "messages nested 1,000 deep": (b"Content-Type: message/rfc822\r\n\r\n" * 1_000 + b"A: b\r\n\r\n" + EXE, True),
-    "a line of 1 MB in the header": (b"X: " + b"y" * 1_000_000 + b"\r\n\r\n" + EXE, True),
-    "a line of 1 MB in the body, then a part": (MULTIPART + b"y" * 1_000_000 + b"\r\n--b1\r\n\r\n" + EXE, True),
-    "a boundary behind 1 MB of parameters": (
-        b"Content-Type: multipart/mixed; x=" + b"y" * 1_000_000 + b"; boundary=b1\r\n\r\n" + BASE64_PART + EXE,
-        True,
-    ),
-    "a boundary behind 10,000 folded lines": (
-        b"Content-Type: multipart/mixed\r\n" + b" ;x=y\r\n" * 10_000 + b" ;boundary=b1\r\n\r\n" + BASE64_PART + EXE,
-        True,
-    ),
-    "a boundary of 1 MB": (
-        b"Content-Type: multipart/mixed; boundary=" + b"y" * 1_000_000 + b"\r\n\r\n--yyy\r\n\r\n" + EXE,
-        True,
-    ),
-    "an empty boundary": (b'Content-Type: multipart/mixed; boundary=""\r\n\r\n--\r\n\r\n' + EXE, True),
-    "200 boundaries in one field": (
-        b"Content-Type: multipart/mixed"
-        + b"".join(b"; boundary=c%d" % at for at in range(200))
-        + b"\r\n\r\n--c199\r\n\r\n"
-        + EXE,
-        True,
-    ),
-    "100,000 empty parts": (MULTIPART + b"--b1\r\n" * 100_000 + b"\r\n" + EXE, True),
-    "100,000 lines of hyphens": (MULTIPART + b"--\r\n" * 100_000, False),
-    "1 MB of line ends": (MULTIPART + b"\r\n" * 500_000, False),
-    "1 MB of NUL": (b"\0" * 1_000_000, False),
-    "1 MB of colons": (b":" * 1_000_000, False),
-    "1 MB of hyphens": (MULTIPART + b"-" * 1_000_000, False),
-    "base64 that is none": (MULTIPART + BASE64_PART + b"!" * 1_000_000, False),
-}  # fmt: skip
+def hostile(size: int) -> dict[str, tuple[bytes, bool]]:
+    """Mails of about so many octets that cost much where the scanner is careless; the names tell of 1 MB."""
+    return {
+        "parts nested 1,000 deep": (nested(1_000), True),
+        "messages nested 1,000 deep": (b"Content-Type: message/rfc822\r\n\r\n" * 1_000 + b"A: b\r\n\r\n" + EXE, True),
+        "a line of 1 MB in the header": (b"X: " + b"y" * size + b"\r\n\r\n" + EXE, True),
+        "a line of 1 MB in the body, then a part": (MULTIPART + b"y" * size + b"\r\n--b1\r\n\r\n" + EXE, True),
+        "a boundary behind 1 MB of parameters": (
+            b"Content-Type: multipart/mixed; x=" + b"y" * size + b"; boundary=b1\r\n\r\n" + BASE64_PART + EXE,
+            True,
+        ),
+        "a boundary behind 10,000 folded lines": (
+            b"Content-Type: multipart/mixed\r\n" + b" ;x=y\r\n" * (size // 100) + b" ;boundary=b1\r\n\r\n"
+            + BASE64_PART + EXE,
+            True,
+        ),
+        "a boundary of 1 MB": (
+            b"Content-Type: multipart/mixed; boundary=" + b"y" * size + b"\r\n\r\n--yyy\r\n\r\n" + EXE,
+            True,
+        ),
+        "an empty boundary": (b'Content-Type: multipart/mixed; boundary=""\r\n\r\n--\r\n\r\n' + EXE, True),
+        "200 boundaries in one field": (
+            b"Content-Type: multipart/mixed"
+            + b"".join(b"; boundary=c%d" % at for at in range(200))
+            + b"\r\n\r\n--c199\r\n\r\n"
+            + EXE,
+            True,
+        ),
+        "100,000 empty parts": (MULTIPART + b"--b1\r\n" * (size // 10) + b"\r\n" + EXE, True),
+        "100,000 lines of hyphens": (MULTIPART + b"--\r\n" * (size // 10), False),
+        "1 MB of line ends": (MULTIPART + b"\r\n" * (size // 2), False),
+        "1 MB of NUL": (b"\0" * size, False),
+        "1 MB of colons": (b":" * size, False),
+        "1 MB of hyphens": (MULTIPART + b"-" * size, False),
+        "base64 that is none": (MULTIPART + BASE64_PART + b"!" * size, False),
+    }  # fmt: skip
+
+
+HOSTILE = hostile(1_000_000)
 
 
 @pytest.mark.parametrize("case", HOSTILE)
@@ -256,7 +262,8 @@ def test_random_mails_against_the_reference() -> None:
             assert scan(cut(mail, seed), is_decoding=is_decoding) == expected, mail
 
 
-MAILS = {case: mail for table in (CASES, HOSTILE) for case, (mail, _) in table.items()}
+# The reference looks at each line in Python: a tenth says the same.
+MAILS = {case: mail for table in (CASES, hostile(100_000)) for case, (mail, _) in table.items()}
 
 
 @pytest.mark.parametrize("case", MAILS)

@@ -32,6 +32,8 @@ from fastsmtp.queue.store import Space
 # Between two looks while mail comes in: at most so much later is it delivered, and so rarely is a batch begun.
 LOOK_S = 0.01
 TICK_S = 1.0
+# That a worker may hold: the one in use, the one ahead, and two on their way.
+SEGMENTS = 4
 
 
 class Caller:
@@ -228,7 +230,10 @@ class Desk:
             raise ValueError(f"a worker says {word}")
 
     async def _give_segment(self, caller: Caller, request: int) -> None:
+        held = sum(kept.holder is caller for kept in self._keeper.segments.values())
         try:
+            if held >= SEGMENTS:
+                raise errors.StorageFailed(f"worker {caller.number} has {held} segments and wants another")
             kept, segment = await self._keeper.give(caller)
         except errors.TemporaryError as error:
             self._refuse(caller, request, error)

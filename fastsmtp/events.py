@@ -275,6 +275,17 @@ EVENTS: dict[str, Event] = {
         "A process that may not, or doesn't speak as ours do, called the queue's owner",
         ("pid", "reason"),
     ),
+    "lspawn_refused": Event(
+        ERROR,
+        "A process that may not, or an errand that isn't one of the configuration's, came to the process that "
+        "delivers as other accounts",
+        ("pid", "reason"),
+    ),
+    "lspawn_failed": Event(
+        WARNING,
+        "A process that delivered as another account died, or hung and was killed; the mail is tried again",
+        ("what", "pid", "reason"),
+    ),
     # Other servers.
     "source_failed": Event(
         WARNING,

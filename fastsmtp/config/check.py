@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from fastsmtp.config.ciphers import choose
 from fastsmtp.config.denymail import NOBOUNCE, SPAM
-from fastsmtp.config.dest import NEXT_HOPS, Dest, parse_dest
+from fastsmtp.config.dest import NEXT_HOPS, OWNED, Dest, parse_dest
 from fastsmtp.config.endpoint import is_loopback, parse_endpoint
 from fastsmtp.config.host import Host
 from fastsmtp.config.lines import Path
@@ -52,6 +52,7 @@ def check(
     checker.queue()
     checker.sources()
     checker.routes()
+    checker.users()
     checker.relayed()
     checker.signatures()
     checker.senders()
@@ -384,6 +385,45 @@ class _Checker:
                 self.warn(place, "fits all mail, so no route behind it is ever asked")
         self.client_certificate()
         self.direct()
+
+    def users(self) -> None:
+        """Who delivers as another account can: it is there, isn't root, and we are root, who may become it."""
+        config = self.config
+        deliver = config.deliver
+        places: list[tuple[Path, str, str, bool]] = [
+            (("deliver",), deliver.user, deliver.default, deliver.queue)
+        ]
+        places += [
+            (("accept", index), one.user, one.deliver, deliver.queue if one.queue is None else one.queue)
+            for index, one in enumerate(config.accept)
+        ]
+        # Mail for an [[accept]] without a place of its own goes by the routes too.
+        is_routed = deliver.queue and all(one.queue is not False or one.deliver for one in config.accept)
+        places += [
+            (("route", index), one.user, one.deliver or deliver.default, is_routed)
+            for index, one in enumerate(config.route)
+        ]
+        for place, user, text, is_queued in places:
+            key = (*place, "user")
+            if not user or not self.is_sound(*place):
+                continue
+            clause = self.user_fault(user, text, is_queued)
+            if clause:
+                self.fault(key, clause)
+
+    def user_fault(self, user: str, deliver: str, is_queued: bool) -> str:
+        """What is wrong with delivering to this DEST as this account; "" when nothing is."""
+        kind = self.dest(deliver).kind if deliver else ""
+        if kind not in OWNED:
+            return f"is for a deliver of its own, maildir: or pipe:, not {kind or 'what the routes say'}"
+        if not is_queued:
+            return "needs the queue (queue = true): before the 250 nobody becomes another account"
+        if not self.host.is_root():
+            return f"to become {user!r} the server must be started as root"
+        uid = self.host.account(user)
+        if uid is None:
+            return f"there is no account {user!r}"
+        return f"{user!r} is root: mail is never delivered as root" if uid == 0 else ""
 
     def client_certificate(self) -> None:
         remote = self.config.remote

@@ -28,6 +28,9 @@ SHAPES: Final = {
 }
 NEXT_HOPS: Final = frozenset({"smtp", "lmtp", "lmtp+unix"})
 """Kinds that are servers: they can be asked about a recipient, and told who the client was."""
+OWNED: Final = frozenset({"maildir", "pipe"})
+"""Kinds that can be delivered to as another account: what is written, or run, is somebody's."""
+
 _BARE: Final = ("discard", "print", "refuse", "mx")
 _PLACEHOLDER: Final = patterns.compile(r"\{([^{}]*)\}|[{}]")
 

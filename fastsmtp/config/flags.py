@@ -10,6 +10,7 @@ import os.path
 
 from fastsmtp.config.tree import Tree
 from fastsmtp.records import dataclass
+from fastsmtp.typed import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +63,22 @@ def overlay(tree: Tree, flags: Flags, directory: str) -> None:
     if flags.deliver is not None:
         dest = _absolute(flags.deliver, directory)
         tree.set(("deliver", "default"), dest, "--deliver")
+        _forget_user(tree.values.get("deliver"))
         for index in range(tree.length("accept")):
             tree.set(("accept", index, "deliver"), dest, "--deliver")
+            _forget_user(tree.values["accept"][index])
         if tree.length("route"):
             tree.set(("route",), [], "--deliver")
     if flags.no_queue:
         tree.set(("deliver", "queue"), False, "--no-queue")
         for index in range(tree.length("accept")):
             tree.set(("accept", index, "queue"), False, "--no-queue")
+
+
+def _forget_user(table: Any) -> None:
+    """The account of the file is for the destination of the file."""
+    if isinstance(table, dict):
+        table.pop("user", None)
 
 
 def _absolute(dest: str, directory: str) -> str:

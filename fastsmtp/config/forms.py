@@ -40,6 +40,11 @@ def _optional_path(text: str) -> None:
         _path(text)
 
 
+def _account(text: str) -> None:
+    if text:
+        _word(text)
+
+
 def _word(text: str) -> None:
     if not _WORD.fullmatch(text):
         raise ValueError(f"{text!r} must be letters, digits, _ . -")
@@ -164,6 +169,7 @@ FORMS: Final[Mapping[str, Callable[[str], None]]] = {
     "sender": _any(parse_sender),
     "server_name": _server_name,
     "text": _line,
+    "account": _account,
     "word": _word,
     "zone": _zone,
 }

@@ -51,6 +51,15 @@ class Host:
             return False
         return True
 
+    def account(self, name: str) -> int | None:
+        """The uid of an account, None when there is none."""
+        import pwd
+
+        try:
+            return pwd.getpwnam(name).pw_uid
+        except KeyError:
+            return None
+
     def cores(self) -> int:
         """Cores that this process may use."""
         if hasattr(os, "sched_getaffinity"):

@@ -321,6 +321,15 @@ class Accept:
             "tell the next hop who the client was", choices=("none", "xclient", "xforward", "proxy")
         ),
     )
+    user: str = field(
+        default="",
+        metadata=about(
+            "a Maildir is written, a program is run as this account; not of another DEST (docs/delivery.md)",
+            form="account",
+            shown="queue_user",
+            example='"joe"',
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,6 +344,15 @@ class Deliver:
         ),
     )
     queue: bool = field(default=True, metadata=about("false: hand over before the 250 (--no-queue)"))
+    user: str = field(
+        default="",
+        metadata=about(
+            "the account for default, where that is maildir: or pipe: (docs/delivery.md)",
+            form="account",
+            shown="queue_user",
+            example='"joe"',
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,6 +130,15 @@ class Route:
             example='"/etc/fastsmtp/ca.pem"',
         ),
     )
+    user: str = field(
+        default="",
+        metadata=about(
+            "the account for a deliver that is maildir: or pipe: (docs/delivery.md)",
+            form="account",
+            shown="queue_user; deliver.user without a deliver",
+            example='"joe"',
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

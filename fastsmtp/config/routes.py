@@ -11,14 +11,18 @@ Rank 2: pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from fastsmtp.config.dest import Dest, parse_dest
 from fastsmtp.records import dataclass, replace
-from fastsmtp.typed import TYPE_CHECKING
+from fastsmtp.typed import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from fastsmtp.config.settings import AcceptTable
+
+
+NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Route:
     ca        PEM file for verified; "": the system's
     sources   (source, weight) to choose from; (): whatever address the system chooses
     pass_client   how the next hop learns who the client was
+    user          who writes the Maildir, or runs the program; "": the delivery processes themselves
     """
 
     deliver: str
@@ -58,6 +63,7 @@ class Route:
     ca: str = ""
     sources: tuple[tuple[Source, int], ...] = ()
     pass_client: str = "none"
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +147,14 @@ class RouteTable:
 class Routing:
     """Where a recipient's mail goes, all said and done: [[accept]], [[route]], deliver.default."""
 
-    __slots__ = ("_own", "_told", "accept", "routes")
+    __slots__ = ("_own", "_told", "_users", "accept", "routes")
 
-    def __init__(self, accept: AcceptTable, routes: RouteTable) -> None:
+    def __init__(self, accept: AcceptTable, routes: RouteTable, users: Mapping[str, str] = NOBODY) -> None:
+        """users: of each DEST that is delivered to as somebody: who, where no table says so any more."""
         self.accept = accept
         self.routes = routes
-        self._own: dict[tuple[str, str], Route] = {}
+        self._users = users
+        self._own: dict[tuple[str, str, str], Route] = {}
         self._told: dict[tuple[Route, str], Route] = {}
 
     def find(self, sender: bytes, domain: bytes, listener: str, deliver: str = "") -> Route:
@@ -156,10 +164,10 @@ class Routing:
         """
         accept = self.accept.find(domain)
         if accept is not None and accept.deliver:
-            return self.own(accept.deliver, accept.pass_client)
+            return self.own(accept.deliver, accept.pass_client, accept.user)
         route = self.routes.find(sender, domain, listener)
         if route.dest.kind == "refuse" and deliver:
-            return self.own(deliver)
+            return self.own(deliver, user=self._users.get(deliver, ""))
         if accept is not None and accept.pass_client != route.pass_client:
             key = (route, accept.pass_client)
             if key not in self._told:
@@ -167,12 +175,12 @@ class Routing:
             return self._told[key]
         return route
 
-    def own(self, deliver: str, pass_client: str = "none") -> Route:
+    def own(self, deliver: str, pass_client: str = "none", user: str = "") -> Route:
         """The route of a DEST that names its place itself."""
-        route = self._own.get((deliver, pass_client))
+        route = self._own.get((deliver, pass_client, user))
         if route is None:
-            route = Route(deliver, parse_dest(deliver), pass_client=pass_client)
-            self._own[deliver, pass_client] = route
+            route = Route(deliver, parse_dest(deliver), pass_client=pass_client, user=user)
+            self._own[deliver, pass_client, user] = route
         return route
 
 

@@ -29,6 +29,7 @@ from fastsmtp.config.names import (
     parse_sender,
     spellings,
 )
+from fastsmtp.config.outgoing import Route as RouteRule
 from fastsmtp.config.patterns import NO_PATTERNS, AddressPatterns, parse_pattern, parse_patterns
 from fastsmtp.config.routes import Route, RouteTable, Routing, Rule, Source
 from fastsmtp.config.rules import Dnsbl, Dnswl, Policy, Rhsbl, SignatureRule
@@ -54,6 +55,7 @@ class Accept:
     recipients  None: any; else the set of keys (Path.key) that exist
     asks        whether the next hop is asked at RCPT (recipients = "ask"); without the queue it always is
     is_queued   made durable before the 250; False: handed over before it
+    user        who writes the Maildir or runs the program of deliver; "": the delivery processes themselves
     """
 
     deliver: str
@@ -61,6 +63,7 @@ class Accept:
     pass_client: str = NOBODY
     asks: bool = False
     is_queued: bool = True
+    user: str = ""
 
 
 class AcceptTable:
@@ -252,7 +255,9 @@ def compile_settings(
     certificates = compiler.certificates(config.relay.certificates)
     certificates_from = compiler.networks(config.relay.certificates_from)
     accept = compiler.accept_table(config)
-    routing = Routing(accept, compiler.route_table(config))
+    routing = Routing(
+        accept, compiler.route_table(config), {deliver: user for user, deliver in user_pairs(config)}
+    )
     postmaster = parse_mailbox_key(config.postmaster)
     settings = tuple(
         Settings(
@@ -340,6 +345,19 @@ def compile_sources(config: Config) -> dict[str, Source]:
     }
 
 
+def user_of(config: Config, rule: RouteRule) -> str:
+    """As whom a [[route]] delivers; one without a place of its own as deliver.default does."""
+    return rule.user or ("" if rule.deliver else config.deliver.user)
+
+
+def user_pairs(config: Config) -> tuple[tuple[str, str], ...]:
+    """Each (account, DEST) that is delivered to as somebody, once."""
+    pairs = [(one.user, one.deliver) for one in config.accept]
+    pairs += [(user_of(config, one), one.deliver or config.deliver.default) for one in config.route]
+    pairs.append((config.deliver.user, config.deliver.default))
+    return tuple(dict.fromkeys((user, deliver) for user, deliver in pairs if user))
+
+
 class _Compiler:
     """Look-ups made from texts and files; each file is parsed once, its faults are collected."""
 
@@ -391,6 +409,7 @@ class _Compiler:
                 rule.pass_client,
                 asks=is_queued and rule.recipients in ("", "ask") and self.may_ask(config, rule),
                 is_queued=is_queued,
+                user=rule.user,
             )
             if ANY_DOMAIN in rule.domain:
                 everything = everything or accept
@@ -412,7 +431,9 @@ class _Compiler:
             weights = tuple((sources[name], weight) for name, weight in rule.sources if name in sources)
             rules.append(
                 Rule(
-                    Route(deliver, parse_dest(deliver), rule.tls, rule.ca, weights),
+                    Route(
+                        deliver, parse_dest(deliver), rule.tls, rule.ca, weights, user=user_of(config, rule)
+                    ),
                     senders=self.senders(rule.sender) if rule.sender else None,
                     destinations=frozenset(name.encode() for name in self.domains(rule.destination))
                     if rule.destination
@@ -421,7 +442,7 @@ class _Compiler:
                 )
             )
         default = config.deliver.default
-        return RouteTable(rules, Route(default, parse_dest(default)))
+        return RouteTable(rules, Route(default, parse_dest(default), user=config.deliver.user))
 
     def senders(self, texts: tuple[str, ...]) -> frozenset[bytes]:
         keys: set[bytes] = set()

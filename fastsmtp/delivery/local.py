@@ -15,12 +15,14 @@ from fastsmtp.address import Address
 from fastsmtp.config.dest import Dest, parse_dest
 from fastsmtp.config.routes import Route, Routing
 from fastsmtp.delivery import deliverer
+from fastsmtp.delivery.as_user import AsUser
 from fastsmtp.delivery.job import Damaged, Stored
 from fastsmtp.delivery.maildir import MaildirPath, MaildirWriter, Target
 from fastsmtp.delivery.outcome import Delivered, Outcome, Retry
-from fastsmtp.delivery.pipe import Pipe
+from fastsmtp.delivery.pipe import ANSWER_S, Pipe
 from fastsmtp.delivery.printer import Printer
 from fastsmtp.delivery.qmail_queue import DEFAULT_HOME, QmailQueue, connection_variables
+from fastsmtp.delivery.stored import StoredMessage
 from fastsmtp.message import Recipient
 from fastsmtp.policy.facts import Client, Facts
 from fastsmtp.queue.disk import Disk
@@ -36,10 +38,18 @@ class Deliveries:
     """See delivery.job.Deliverer: asks the routes of now, and hands out what they say: here, or to other servers.
 
     other     for what is not in KINDS
+    as_user   for what is delivered as another account; None where nothing is
     routing   of the configuration in force
     """
 
-    def __init__(self, local: LocalDeliverer, other: deliverer.Deliverer, routing: Routing) -> None:
+    def __init__(
+        self,
+        local: LocalDeliverer,
+        other: deliverer.Deliverer,
+        routing: Routing,
+        as_user: AsUser | None = None,
+    ) -> None:
+        self._as_user = as_user
         self._local = local
         self._other = other
         self._routing = routing
@@ -66,7 +76,9 @@ class Deliveries:
             self._put(stored, [recipients[place] for place in places], route, partial(settle, places))
 
     def _put(self, stored: Stored, recipients: Sequence[Recipient], route: Route, done: Done) -> None:
-        if route.dest.kind in KINDS:
+        if route.user:
+            self._put_as_user(stored, recipients, route, done)
+        elif route.dest.kind in KINDS:
             self._local.put(stored, recipients, route.deliver, done)
         else:
             self._other.put(stored, recipients, route, done)
@@ -74,8 +86,16 @@ class Deliveries:
     def wake(self) -> None:
         self._other.wake()
 
+    def _put_as_user(self, stored: Stored, recipients: Sequence[Recipient], route: Route, done: Done) -> None:
+        """Never by ourselves: a program that is to run as somebody must not run as who may read the queue."""
+        if self._as_user is None or not isinstance(stored, StoredMessage):
+            raise TypeError(f"nobody delivers as {route.user} here")
+        self._as_user.put(stored, recipients, route, done)
+
     async def close(self) -> None:
         await self._local.close()
+        if self._as_user is not None:
+            await self._as_user.close()
         await self._other.close()
 
 
@@ -89,12 +109,16 @@ class LocalDeliverer:
         hostname: str,
         qmail_home: str = DEFAULT_HOME,
         programs: Disk | None = None,
+        answer_s: float = ANSWER_S,
     ) -> None:
-        """programs: where programs run, each as long as it takes; by default `disk`, which they keep busy then."""
+        """programs: where programs run, each as long as it takes; by default `disk`, which they keep busy then.
+
+        answer_s   how long a pipe: program may take
+        """
         self._maildirs = MaildirWriter(disk, hostname)
         self._printer = Printer(disk)
         self._qmail_queue = QmailQueue(programs or disk, hostname=hostname, home=qmail_home)
-        self._pipe = Pipe(programs or disk)
+        self._pipe = Pipe(programs or disk, answer_s=answer_s)
         self._hostname = hostname
         self._tasks: set[asyncio.Task[None]] = set()
         self._places: dict[str, tuple[Dest, MaildirPath | None]] = {}
@@ -115,16 +139,16 @@ class LocalDeliverer:
             await asyncio.wait(list(self._tasks))
 
     async def _finish(self, stored: Stored, recipients: Sequence[Recipient], dest: str, done: Done) -> None:
-        outcomes: Sequence[Outcome | Damaged]
+        done(await self.deliver(stored, recipients, dest))
+
+    async def deliver(
+        self, stored: Stored, recipients: Sequence[Recipient], dest: str
+    ) -> Sequence[Outcome | Damaged]:
+        """One outcome a recipient, whatever happens."""
         try:
-            outcomes = await self._deliver(stored, recipients, dest)
-        except errors.QueueDamaged as error:
-            outcomes = [Damaged(str(error))] * len(recipients)
-        except errors.TemporaryError as error:
-            outcomes = [Retry(reply.of_error(error), str(error))] * len(recipients)
+            return await self._deliver(stored, recipients, dest)
         except Exception as error:  # noqa: BLE001 - ours: it is tried again, and the reason says what it was
-            outcomes = [Retry(reply.OUR_DEFECT, repr(error))] * len(recipients)
-        done(outcomes)
+            return [outcome_of(error)] * len(recipients)
 
     async def _deliver(self, stored: Stored, recipients: Sequence[Recipient], dest: str) -> Sequence[Outcome]:
         place, maildir = self._place(dest)
@@ -165,6 +189,15 @@ class LocalDeliverer:
             place = parse_dest(dest)
             found = self._places[dest] = place, MaildirPath(place.path) if place.kind == "maildir" else None
         return found
+
+
+def outcome_of(error: Exception) -> Retry | Damaged:
+    """What becomes of a recipient when this was raised."""
+    if isinstance(error, errors.QueueDamaged):
+        return Damaged(str(error))
+    if isinstance(error, errors.TemporaryError):
+        return Retry(reply.of_error(error), str(error))
+    return Retry(reply.OUR_DEFECT, repr(error))
 
 
 def facts_of(stored: Stored) -> Facts:

@@ -104,6 +104,14 @@ class StoredMessage:
     def message(self) -> QueuedMessage:
         return self._message
 
+    def open_body(self, system: Any) -> int | None:
+        """A descriptor of the body's file, the caller's to close; None where the record has the body.
+
+        Raises errors.QueueDamaged, OSError.
+        """
+        body = self._message.body
+        return self._bodies.open(system, body.number) if isinstance(body, BodyReference) else None
+
     @property
     def size_bytes(self) -> int:
         return self._message.body_bytes - sum(length for _, length in self._message.cuts)
@@ -162,7 +170,7 @@ class StoredMessage:
             return b"\r\n" if self.size_bytes else b""
         name = self._bodies.path(message.body.number)
         try:
-            fd = system.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            fd = self._bodies.open(system, message.body.number)
             try:
                 read_header(system.pread(fd, SIZE_BYTES, 0), name, Purpose.BODY, "")
                 least = max(message.body_bytes - 2, 0)
@@ -170,8 +178,6 @@ class StoredMessage:
                 return tail
             finally:
                 system.close(fd)
-        except FileNotFoundError:
-            raise errors.QueueDamaged(f"{name}: it isn't there") from None
         except OSError as error:
             raise storage_error(error) from error
 

@@ -93,10 +93,7 @@ class Bodies:
         So nothing may be acted upon before the last piece: what is wrong shows with the checksum of the whole.
         """
         name = self.path(reference.number)
-        try:
-            fd = system.open(name, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise errors.QueueDamaged(f"{name}: it isn't there") from None
+        fd = self.open(system, reference.number)
         try:
             header = read_header(system.pread(fd, SIZE_BYTES, 0), name, Purpose.BODY, self._version)
             if (header.number, header.epoch) != (reference.number, reference.epoch):
@@ -128,6 +125,15 @@ class Bodies:
                 continue
             finally:
                 system.close(fd)
+
+    def open(self, system: Any, number: int) -> int:
+        """A descriptor for reading, the caller's to close.  Raises errors.QueueDamaged, OSError."""
+        name = self.path(number)
+        try:
+            fd: int = system.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise errors.QueueDamaged(f"{name}: it isn't there") from None
+        return fd
 
     def remove(self, system: Any, number: int) -> None:
         """The message is done.  That may be lost in a crash: the file is then an orphan."""

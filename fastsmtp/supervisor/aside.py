@@ -175,7 +175,11 @@ class Asides:
     def _fork(self, name: str, post: _Post, aside: Aside) -> None:
         """ConfigError, OSError: it can't be done now."""
         now = self._now()
-        account, warning = privilege.account_for(aside.user, self._addresses)
+        account, warning = (
+            (None, "")
+            if getattr(aside, "keeps_root", False)
+            else privilege.account_for(aside.user, self._addresses)
+        )
         if warning and aside.user not in self._warned:
             self._warned.add(aside.user)
             self._log().line("notice", what=name, reason=warning)

@@ -8,7 +8,6 @@ A line that ends means that the other side is dead.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -18,10 +17,6 @@ from typing import Final
 MOST_BYTES: Final = 65_536
 MOST_FILES: Final = 250
 """SCM_MAX_FD of the kernel is 253; more files go in more than one message."""
-
-# linux/fcntl.h; Python names them from 3.12 on only.
-F_ADD_SEALS: Final = 1033
-SEALS: Final = 0x0001 | 0x0002 | 0x0004 | 0x0008
 
 
 class Channel:
@@ -90,17 +85,3 @@ class Channel:
 
     def close(self) -> None:
         self._sock.close()
-
-
-def memory_file(name: str, contents: bytes) -> int:
-    """A descriptor whose contents nobody can change any more, memfd_create(2)."""
-    fd = os.memfd_create(os.path.basename(name), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        left = memoryview(contents)
-        while left:
-            left = left[os.write(fd, left) :]
-        fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd

@@ -27,10 +27,11 @@ from typing import Final
 
 from fastsmtp._counters import Counters
 from fastsmtp.errors import ConfigError
+from fastsmtp.queue.memory import memory_file
 from fastsmtp.supervisor import privilege
 from fastsmtp.supervisor.aside import Asides
 from fastsmtp.supervisor.backoff import Backoff
-from fastsmtp.supervisor.channel import Channel, memory_file
+from fastsmtp.supervisor.channel import Channel
 from fastsmtp.supervisor.child import HANDLED, Trial, fork
 from fastsmtp.supervisor.generation import (
     GRACE_S,

@@ -24,7 +24,7 @@ from fastsmtp.config.host import Host
 from fastsmtp.config.lists import Lists
 from fastsmtp.config.load import Loaded
 from fastsmtp.config.model import Tls
-from fastsmtp.config.settings import Settings, compile_settings
+from fastsmtp.config.settings import Settings, compile_settings, user_pairs
 from fastsmtp.errors import ConfigError
 from fastsmtp.log import LogWriter
 from fastsmtp.log_destination import Destination, open_destination
@@ -37,6 +37,7 @@ from fastsmtp.resolver import make_resolver
 from fastsmtp.sink import DirectSink, Sink
 from fastsmtp.smtp.answerers import answerers_of
 from fastsmtp.smtp.service import Service
+from fastsmtp.supervisor.lspawn import LspawnAside
 from fastsmtp.supervisor.queue import Hall, open_sink, processes, runs_programs, uses_direct, uses_queue
 from fastsmtp.supervisor.shapes import Aside, Listener, Seat
 from fastsmtp.supervisor.worker import DRAIN_S
@@ -115,6 +116,8 @@ class ServerPlan:
         config = self.loaded.config
         maildir = os.path.join(self.state, MAILDIR) if self.loaded.is_trial else ""
         asides = processes(self.loaded, self.hall, self.workers, self._make_log, self.descriptors, maildir)
+        if asides and user_pairs(config):
+            asides.append(LspawnAside(self.loaded, self.hall, self._make_log, self.descriptors))
         if config.metrics.listen:
             asides.append(Exposition(config.metrics.listen, config.user, self.log))
         return asides

@@ -23,6 +23,8 @@ from fastsmtp.admin.server import AdminServer
 from fastsmtp.config.dest import runs_program
 from fastsmtp.config.endpoint import parse_endpoint
 from fastsmtp.config.load import Loaded
+from fastsmtp.config.settings import user_pairs
+from fastsmtp.delivery.as_user import AsUser
 from fastsmtp.delivery.deliverer import Deliverer
 from fastsmtp.delivery.local import Deliveries, LocalDeliverer
 from fastsmtp.delivery.ourselves import Ours
@@ -47,6 +49,7 @@ from fastsmtp.supervisor.shapes import Aside, Seat
 
 QUEUE: Final = "queue"
 SOCKET: Final = "queue.socket"
+ERRANDS: Final = "lspawn.socket"
 FLUSH_S: Final = 0.5
 WORKERS: Final = 2_048
 """Places in the shared progress; a worker's is the number of its region of the counters.  128 bytes each."""
@@ -68,6 +71,22 @@ class Hall:
         self.progress = Progress(WORKERS)
         self.worker = os.geteuid()
         self._sock: socket.socket | None = None
+        self._errands: socket.socket | None = None
+
+    def own_errands(self, state: str, account: tuple[int, int]) -> None:
+        """The socket where delivery processes of this account (uid, gid) find lspawn.  Raises OSError."""
+        path = os.path.join(state, ERRANDS)
+        if self._errands is None:
+            self._errands = listen(path)
+        if os.geteuid() == 0:
+            os.chown(path, *account)
+            os.chmod(path, 0o600)
+
+    @property
+    def errands(self) -> socket.socket:
+        if self._errands is None:
+            raise RuntimeError("the socket for errands isn't there")
+        return self._errands
 
     def own(self, state: str, user: str, account: tuple[int, int] | None) -> None:
         """Directories and socket, for a dispatcher of this account (uid, gid); None: everybody is who we are.
@@ -79,7 +98,7 @@ class Hall:
             os.makedirs(path, 0o700, exist_ok=True)
         if account is not None:
             _give(queue, account)
-        worker = _account(user)
+        worker = account_of(user)
         self.worker = worker[0]
         path = os.path.join(state, SOCKET)
         if self._sock is None:
@@ -101,8 +120,8 @@ class Hall:
         return self._sock
 
 
-def _account(user: str) -> tuple[int, int]:
-    """(uid, gid) of the workers: ours, unless we are root and there is such an account."""
+def account_of(user: str) -> tuple[int, int]:
+    """(uid, gid) of an account's processes: ours, unless we are root and there is such an account."""
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
     try:
@@ -324,7 +343,12 @@ class ShardAside(_Process):
             self.number,
             self.shards,
             reader=Reader(mail, bodies, disk),
-            deliverer=Deliveries(local, other, self.loaded.settings[0].routing),
+            deliverer=Deliveries(
+                local,
+                other,
+                self.loaded.settings[0].routing,
+                AsUser(os.path.join(self.state, ERRANDS), disk) if user_pairs(config) else None,
+            ),
             log=log,
             loop=loop,
         )

@@ -80,6 +80,7 @@ class Aside(Starter, Protocol):
     user         account that it runs as when we are root
     order        those of lower order start first and stop last; those of the same one together
     descriptors  that it keeps open (a log file, what `own` opened)
+    keeps_root   True where it stays root, if we are; it need not be there
 
     `start` runs on an event loop as that of a worker does; the seat has number 0 and no sockets.  It
     returns within START_S (the process counts as ready then), and what takes longer goes on after it.  The

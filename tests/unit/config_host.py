@@ -72,6 +72,10 @@ class FakeHost(Host):
     def has_account(self, name: str) -> bool:
         return name in self.accounts
 
+    def account(self, name: str) -> int | None:
+        """root is there, and `accounts`."""
+        return {"root": 0, **dict.fromkeys(self.accounts, 1_000)}.get(name)
+
     def cores(self) -> int:
         return self.fake_cores
 

@@ -402,3 +402,55 @@ def test_without_the_account_root_does_not_open_a_public_port() -> None:
     )
     load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": text}, root=True, accounts=("fastsmtp",)))
     load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": text}, root=False))
+
+
+BOX = "[[accept]]\ndomain = ['example.org']\ndeliver = 'maildir:/m/{local}'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "root", "faults"),
+    [
+        (BOX + "user = 'joe'", True, []),
+        (BOX + "user = 'joe'", False, ["/f.toml:4: accept.user: to become 'joe' the server must be started as root"]),
+        (BOX + "user = 'ann'", True, ["/f.toml:4: accept.user: there is no account 'ann'"]),
+        (BOX + "user = 'root'", True, ["/f.toml:4: accept.user: 'root' is root: mail is never delivered as root"]),
+        (BOX + "user = 'a b'", True, ["/f.toml:4: accept.user: 'a b' must be letters, digits, _ . -"]),
+        (BOX + "user = ''", False, []),
+        (BOX + "user = 'joe'\nqueue = false", True, [
+            "/f.toml:4: accept.user: needs the queue (queue = true): before the 250 nobody becomes another account"
+        ]),
+        ("[[accept]]\ndomain = ['example.org']\nuser = 'joe'\n[deliver]\ndefault = 'maildir:/m'", True, [
+            "/f.toml:3: accept.user: is for a deliver of its own, maildir: or pipe:, not what the routes say"
+        ]),
+        ("[[route]]\nuser = 'joe'\ndeliver = 'mx'", True, [
+            "/f.toml:2: route.user: is for a deliver of its own, maildir: or pipe:, not mx"
+        ]),
+        ("[[route]]\nuser = 'joe'\n[deliver]\ndefault = 'pipe:/bin/true'", True, []),
+        ("[deliver]\ndefault = 'pipe:/bin/true'\nuser = 'joe'", True, []),
+        ("[deliver]\ndefault = 'discard'\nuser = 'joe'", True, [
+            "/f.toml:3: deliver.user: is for a deliver of its own, maildir: or pipe:, not discard"
+        ]),
+        ("[deliver]\ndefault = 'maildir:/m'\nuser = 'joe'\nqueue = false", True, [
+            "/f.toml:3: deliver.user: needs the queue (queue = true): before the 250 nobody becomes another account"
+        ]),
+    ],
+)  # fmt: skip
+def test_who_delivers_as_somebody_else(text: str, root: bool, faults: list[str]) -> None:
+    host = FakeHost(
+        {"/f.toml": text, "/bin/true": b""},
+        modes={"/bin/true": 0o755},
+        root=root,
+        accounts=("fastsmtp", "joe"),
+    )
+    if not faults:
+        load(Flags(config="/f.toml"), host=host)
+        return
+    with pytest.raises(ConfigError) as raised:
+        load(Flags(config="/f.toml"), host=host)
+    assert list(raised.value.faults) == faults
+
+
+def test_a_flag_s_destination_is_the_server_s_own_whoever_the_file_named() -> None:
+    text = BOX + "user = 'joe'\n[deliver]\ndefault = 'maildir:/m'\nuser = 'joe'\n"
+    loaded = load(Flags(config="/f.toml", deliver="discard"), host=FakeHost({"/f.toml": text}))
+    assert {loaded.config.deliver.user, *(one.user for one in loaded.config.accept)} == {""}

@@ -11,8 +11,9 @@ import socket
 import pytest
 
 from fastsmtp.errors import ConfigError
+from fastsmtp.queue.memory import memory_file
 from fastsmtp.supervisor.backoff import Backoff
-from fastsmtp.supervisor.channel import Channel, memory_file
+from fastsmtp.supervisor.channel import Channel
 from fastsmtp.supervisor.heartbeat import LOOK_S, Pulse
 from fastsmtp.supervisor.notify import Notifier
 from fastsmtp.supervisor.privilege import Account, account_for

@@ -1,0 +1,183 @@
+"""Delivery as another account, the delivery process's side: each message is an errand for lspawn (errand.py).
+
+What is handed over is a copy of the record in memory with this errand's recipients only, and the descriptor of
+the body's file; both can be read and not written.  Not here: who becomes whom (supervisor/lspawn.py), and what
+is done as that account (carrier.py).  Rank 6: may import ranks 0 to 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from fastsmtp import errors, reply
+from fastsmtp.config.routes import Route
+from fastsmtp.delivery.errand import errand, key_of, read_answer
+from fastsmtp.delivery.job import Damaged
+from fastsmtp.delivery.outcome import Outcome, Retry
+from fastsmtp.delivery.stored import StoredMessage
+from fastsmtp.message import Envelope, Recipient
+from fastsmtp.queue.disk import Disk
+from fastsmtp.queue.line import Line, connect
+from fastsmtp.queue.memory import memory_file
+from fastsmtp.queue.model import QueuedMessage, encode
+
+AT_ONCE: Final = 10
+"""Errands of one account and DEST at a time: qmail's concurrencylocal."""
+
+ANSWER_S: Final = 1_200.0
+"""For an answer: lspawn ends each errand after 570 s, and others may be before us."""
+
+_RECONNECT_S: Final = 0.25
+# Whoever keeps root is started again within moments; the master holds its socket meanwhile.
+_CONNECT_S: Final = 10.0
+
+
+class AsUser:
+    """Sends errands.
+
+    path   of lspawn's socket
+    disk   where bodies are opened
+    """
+
+    def __init__(self, path: str, disk: Disk, *, answer_s: float = ANSWER_S) -> None:
+        self._path = path
+        self._disk = disk
+        self._answer_s = answer_s
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns: dict[tuple[str, str], asyncio.Semaphore] = {}
+
+    def put(
+        self,
+        stored: StoredMessage,
+        recipients: Sequence[Recipient],
+        route: Route,
+        done: Callable[[Sequence[Outcome | Damaged]], object],
+    ) -> None:
+        """See delivery.job.Deliverer; route.user is not ""."""
+        task = asyncio.get_running_loop().create_task(self._finish(stored, recipients, route, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """What is under way ends without us, and nobody hears of it."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    async def _finish(
+        self,
+        stored: StoredMessage,
+        recipients: Sequence[Recipient],
+        route: Route,
+        done: Callable[[Sequence[Outcome | Damaged]], object],
+    ) -> None:
+        # A program takes one recipient: each has its own time, and its own outcome.
+        groups = [[one] for one in recipients] if route.dest.kind == "pipe" else [list(recipients)]
+        turns = self._turns.setdefault((route.user, route.deliver), asyncio.Semaphore(AT_ONCE))
+        outcomes: list[Outcome | Damaged] = []
+        for group in groups:
+            async with turns:
+                outcomes += [await self._send(stored, group, route)] * len(group)
+        done(outcomes)
+
+    async def _send(
+        self, stored: StoredMessage, recipients: Sequence[Recipient], route: Route
+    ) -> Outcome | Damaged:
+        """One errand: all of these recipients, or none."""
+        may_have_arrived = False
+        try:
+            sock = await self._connect()
+            try:
+                found = self._disk.run(_descriptors, stored, recipients)
+                descriptors = await found if inspect.isawaitable(found) else found
+            except BaseException:
+                sock.close()
+                raise
+            may_have_arrived = True
+            packet = await self._ask(sock, errand(key_of(route.user, route.deliver)), descriptors)
+            return read_answer(packet)
+        except errors.QueueDamaged as error:
+            return Damaged(str(error))
+        except errors.TemporaryError as error:
+            return Retry(reply.of_error(error), f"as {route.user}: {error}")
+        except TimeoutError:
+            return Retry(
+                reply.STORAGE_FAILED, f"as {route.user}: no answer in {self._answer_s:g} s", may_have_arrived
+            )
+        except (OSError, ValueError) as error:
+            return Retry(reply.STORAGE_FAILED, f"as {route.user}: {error}", may_have_arrived)
+        except Exception as error:  # noqa: BLE001 - ours: it is tried again, and the reason says what it was
+            return Retry(reply.OUR_DEFECT, repr(error), may_have_arrived)
+
+    async def _connect(self) -> Any:
+        deadline_s = time.monotonic() + _CONNECT_S
+        while True:
+            try:
+                return connect(self._path)
+            except OSError:
+                if time.monotonic() >= deadline_s:
+                    raise
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _ask(self, sock: Any, packet: bytes, descriptors: list[int]) -> bytes:
+        """The answer; ValueError when there is none.  The descriptors are closed."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[bytes] = loop.create_future()
+
+        def heard(packet: bytes, descriptors: list[int]) -> None:
+            for fd in descriptors:
+                os.close(fd)
+            if not answered.done():
+                answered.set_result(packet)
+
+        def ended() -> None:
+            if not answered.done():
+                answered.set_exception(ValueError("the process that keeps root gave no answer"))
+
+        line = Line(sock, loop, heard, ended)
+        try:
+            try:
+                line.send(packet, descriptors)
+            finally:
+                _close_all(descriptors)
+            async with asyncio.timeout(self._answer_s):
+                return await answered
+        finally:
+            line.close()
+
+
+def _descriptors(system: Any, stored: StoredMessage, recipients: Sequence[Recipient]) -> list[int]:
+    """A job: the record with these recipients, and the body's file; raises errors.QueueDamaged, OSError."""
+    message, whole = stored.message, stored.envelope
+    envelope = Envelope(
+        whole.sender, whole.sender_domain, whole.size_bytes, whole.body, whole.is_smtputf8, whole.ret, whole.envid,
+        [Recipient(one.address, one.domain) for one in recipients],
+    )  # fmt: skip
+    handed = QueuedMessage(
+        message.id, message.accepted_ms, envelope, message.origins, message.prefix, message.body,
+        message.body_bytes, message.cuts,
+    )  # fmt: skip
+    writable = memory_file("record", b"".join(encode(handed)))
+    try:
+        found = [os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)]
+    finally:
+        os.close(writable)
+    try:
+        body = stored.open_body(system)
+    except BaseException:
+        _close_all(found)
+        raise
+    return found if body is None else [*found, body]
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for fd in descriptors:
+        with suppress(OSError):
+            os.close(fd)

@@ -1,0 +1,393 @@
+"""lspawn: the process that keeps root, so that mail is delivered as the account that its destination names.
+
+As qmail-lspawn it does as little as it can: it takes an errand from a delivery process (delivery/errand.py),
+looks its key up among those of the configuration, and forks a child that becomes the account before it looks at
+anything else (delivery/carrier.py).  It reads no message, opens no file, and starts no program.
+
+    who may ask    processes of queue_user, by the kernel's word (SO_PEERCRED); for what the configuration names
+    children       CHILDREN at a time, each KILL_S longer than a program's time at most, then killed
+    its end        children deliver and answer without it; only the time is nobody's to keep then
+
+Rank 9: processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import select
+import signal
+import socket
+import stat
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from fastsmtp import reply
+from fastsmtp.config.dest import runs_program
+from fastsmtp.config.load import Loaded
+from fastsmtp.config.settings import user_pairs
+from fastsmtp.delivery.carrier import carry, environment_of
+from fastsmtp.delivery.errand import DESCRIPTORS, ERRAND_BYTES, answer, key_of, read_errand
+from fastsmtp.delivery.outcome import Retry
+from fastsmtp.delivery.pipe import ANSWER_S
+from fastsmtp.errors import ConfigError
+from fastsmtp.log import LogWriter
+from fastsmtp.supervisor import privilege
+from fastsmtp.supervisor.child import fork
+from fastsmtp.supervisor.privilege import Person
+from fastsmtp.supervisor.queue import Flusher, Hall, account_of
+from fastsmtp.supervisor.shapes import Aside, Seat
+
+NAME: Final = "lspawn"
+
+CHILDREN: Final = 64
+"""Four delivery processes send ten errands of one destination at a time."""
+
+REQUEST_S: Final = 10.0
+"""From a connection to its errand: both are sent at once."""
+
+KILL_S: Final = 30.0
+"""What a child gets beyond the time of its program: it ends that itself."""
+
+SWEEP_S: Final = 0.5
+
+_CREDENTIALS: Final = struct.Struct("3i")
+
+
+class Pair:
+    """An account and the DEST that it delivers to."""
+
+    __slots__ = ("deliver", "environment", "person", "runs_programs")
+
+    def __init__(self, person: Person, deliver: str, environment: Mapping[str, str]) -> None:
+        self.person = person
+        self.deliver = deliver
+        self.environment = environment
+        self.runs_programs = runs_program(deliver)
+
+
+class LspawnAside:
+    """See shapes.Aside."""
+
+    name = NAME
+    user = "root"
+    order = 1
+    """Before the delivery processes, and after them at the end."""
+    keeps_root = True
+    runs_programs = True
+
+    def __init__(self, loaded: Loaded, hall: Hall, log: Callable[[], LogWriter], logs: Sequence[int]) -> None:
+        self._loaded = loaded
+        self._hall = hall
+        self._make_log = log
+        self._logs = logs
+        self.pairs = user_pairs(loaded.config)
+        self.people: dict[str, Person] = {}
+        for user in {user for user, _ in self.pairs}:
+            # Who is gone by now is told of in own().
+            with suppress(ConfigError):
+                self.people[user] = privilege.person_for(user)
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        return (*self._logs, self._hall.errands.fileno())
+
+    def is_same(self, other: Aside) -> bool:
+        if not isinstance(other, LspawnAside):
+            return False
+        config, theirs = self._loaded.config, other._loaded.config
+        return (self.pairs, self.people, config.hostname, config.queue_user, config.state, config.log) == (
+            other.pairs, other.people, theirs.hostname, theirs.queue_user, theirs.state, theirs.log,
+        )  # fmt: skip
+
+    def own(self, account: tuple[int, int] | None) -> None:
+        config = self._loaded.config
+        for user, _ in self.pairs:
+            self.people[user] = privilege.person_for(user)
+        try:
+            self._hall.own_errands(config.state, account_of(config.queue_user))
+        except OSError as error:
+            raise ConfigError(f"state: no socket in {config.state}: {error.strerror}") from None
+
+    def prepare(self) -> None:
+        """What a child imports only where it needs it, and perhaps can't read."""
+        import shlex  # noqa: F401
+
+    def release(self) -> None:
+        return None
+
+    async def start(self, seat: Seat) -> Lspawn:
+        config = self._loaded.config
+        pairs = {}
+        for user, deliver in self.pairs:
+            person = self.people[user]
+            pairs[key_of(user, deliver)] = Pair(person, deliver, environment_of(person.name, person.home))
+        lspawn = Lspawn(
+            self._hall.errands,
+            pairs,
+            caller=account_of(config.queue_user)[0],
+            hostname=config.hostname,
+            version=self._hall.version,
+            log=self._make_log(),
+        )
+        lspawn.begin()
+        return lspawn
+
+
+class _Errand:
+    """One connection, from its call to its end.
+
+    pid, pidfd   of the child; 0 and -1 before there is one, pidfd also where the kernel has none
+    """
+
+    __slots__ = ("deadline_s", "is_killed", "pair", "pid", "pidfd", "sock")
+
+    def __init__(self, sock: socket.socket, deadline_s: float) -> None:
+        self.sock = sock
+        self.deadline_s = deadline_s
+        self.pid = 0
+        self.pidfd = -1
+        self.pair: Pair | None = None
+        self.is_killed = False
+
+
+class Lspawn:
+    """See shapes.Running.
+
+    sock       where delivery processes call; listening
+    pairs      by key; nothing else is delivered to, and as nobody else
+    caller     the uid of those who may call
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        pairs: Mapping[bytes, Pair],
+        *,
+        caller: int,
+        hostname: str,
+        version: str,
+        log: LogWriter,
+        answer_s: float = ANSWER_S,
+        kill_s: float = KILL_S,
+        children: int = CHILDREN,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sock = sock
+        self._pairs = pairs
+        self._caller = caller
+        self._hostname = hostname
+        self._version = version
+        self._log = log
+        self._answer_s = answer_s
+        self._kill_s = kill_s
+        self._children = children
+        self._now = now
+        self._loop = asyncio.get_running_loop()
+        self._errands: set[_Errand] = set()
+        self._is_taking = False
+        self._is_leaving = False
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._flusher = Flusher(log)
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def begin(self) -> None:
+        """Take calls."""
+        self._take()
+
+    async def replace(self, files: Mapping[str, bytes]) -> None:
+        return None
+
+    async def drain(self, timeout_s: float) -> None:
+        self._is_leaving = True
+        self._take_no_more()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._is_idle.wait()
+
+    async def close(self) -> None:
+        """Kill who still delivers: it will be tried again."""
+        self._is_leaving = True
+        self._take_no_more()
+        self._sweeper.cancel()
+        for errand in list(self._errands):
+            if errand.pid:
+                self._kill(errand)
+            self._forget(errand)
+        self._flusher.close()
+
+    # --- calls -------------------------------------------------------------------------------------
+
+    def _take(self) -> None:
+        if not self._is_taking and not self._is_leaving and len(self._errands) < self._children:
+            self._is_taking = True
+            self._loop.add_reader(self._sock.fileno(), self._called)
+
+    def _take_no_more(self) -> None:
+        if self._is_taking:
+            self._is_taking = False
+            self._loop.remove_reader(self._sock.fileno())
+
+    def _called(self) -> None:
+        """Who calls while all children are busy waits in the socket's backlog."""
+        while len(self._errands) < self._children:
+            try:
+                sock, _ = self._sock.accept()
+            except OSError:
+                return
+            pid, uid, _ = _CREDENTIALS.unpack(
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            )
+            if uid != self._caller:
+                self._log.line("lspawn_refused", pid=pid, reason=f"a process of uid {uid}")
+                sock.close()
+                continue
+            sock.setblocking(False)
+            errand = _Errand(sock, self._now() + REQUEST_S)
+            self._errands.add(errand)
+            self._is_idle.clear()
+            self._loop.add_reader(sock.fileno(), self._asked, errand)
+        self._take_no_more()
+
+    def _asked(self, errand: _Errand) -> None:
+        try:
+            packet, descriptors, _, _ = socket.recv_fds(
+                errand.sock, ERRAND_BYTES + 1, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            packet, descriptors = b"", []
+        self._loop.remove_reader(errand.sock.fileno())
+        try:
+            if packet and not _has_gone(errand.sock):
+                self._begin(errand, packet, descriptors)
+        except ValueError as error:
+            self._log.line("lspawn_refused", reason=str(error))
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+            if not errand.pid:
+                self._forget(errand)
+
+    def _begin(self, errand: _Errand, packet: bytes, descriptors: Sequence[int]) -> None:
+        """Fork who delivers; ValueError for an errand that isn't one of ours."""
+        pair = self._pairs.get(read_errand(packet))
+        if pair is None:
+            raise ValueError("a destination and account that the configuration doesn't have")
+        if not descriptors:
+            raise ValueError("an errand without a message")
+        for fd in descriptors:
+            if (
+                not stat.S_ISREG(os.fstat(fd).st_mode)
+                or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+            ):
+                raise ValueError("a message is handed over in files, for reading only")
+        errand.pair = pair
+        self._log.flush()
+        try:
+            errand.pid = fork(
+                [errand.sock.fileno(), *descriptors],
+                lambda: self._live(pair, errand.sock, descriptors),
+            )
+        except OSError as error:
+            self._log.line("lspawn_failed", what=pair.person.name, reason=f"no process: {error.strerror}")
+            return
+        errand.deadline_s = self._now() + self._answer_s + self._kill_s
+        # Without pidfd_open (Linux before 5.3) the sweep looks for those that have ended.
+        with suppress(AttributeError, OSError):
+            errand.pidfd = os.pidfd_open(errand.pid)
+            self._loop.add_reader(errand.pidfd, self._ended, errand)
+
+    # --- the child ---------------------------------------------------------------------------------
+
+    def _live(self, pair: Pair, sock: socket.socket, descriptors: Sequence[int]) -> int:
+        """The child: be the account, then look at what is to be delivered."""
+        person = pair.person
+        try:
+            privilege.become_person(person, runs_programs=pair.runs_programs)
+        except OSError as error:
+            reason = f"cannot become {person.name}: {error.strerror}"
+            sock.send(answer(Retry(reply.STORAGE_FAILED, reason)))
+            return 1
+        os.environ.clear()
+        os.environ.update(pair.environment)
+        try:
+            os.chdir(person.home)
+        except OSError:
+            os.chdir("/")
+        outcome = carry(
+            pair.deliver, person.name, person.home, descriptors,
+            hostname=self._hostname, version=self._version, answer_s=self._answer_s,
+        )  # fmt: skip
+        # Nobody may be there any more: then it will be delivered again.
+        with suppress(OSError):
+            sock.send(answer(outcome))
+        return 0
+
+    # --- its end -----------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        now = self._now()
+        for errand in list(self._errands):
+            if now >= errand.deadline_s:
+                if errand.pid:
+                    self._kill(errand)
+                else:
+                    self._log.line("lspawn_refused", reason="a call without an errand")
+                    self._loop.remove_reader(errand.sock.fileno())
+                    self._forget(errand)
+            if errand.pid and errand.pidfd < 0:
+                self._ended(errand)
+
+    def _kill(self, errand: _Errand) -> None:
+        errand.is_killed = True
+        with suppress(ProcessLookupError):
+            os.kill(errand.pid, signal.SIGKILL)
+
+    def _ended(self, errand: _Errand) -> None:
+        try:
+            pid, status = os.waitpid(errand.pid, os.WNOHANG)
+        except ChildProcessError:
+            pid, status = errand.pid, 0
+        if not pid:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        if code and errand.pair is not None:
+            name = errand.pair.person.name
+            if errand.is_killed:
+                reason = "took too long and was killed"
+            else:
+                reason = f"ended by signal {-code}" if code < 0 else f"ended with status {code}"
+            self._log.line("lspawn_failed", what=name, pid=pid, reason=reason)
+            # Whoever was answered by the child has gone, or reads that first.
+            failed = reply.PROGRAM_TIMED_OUT if errand.is_killed else reply.STORAGE_FAILED
+            with suppress(OSError):
+                errand.sock.send(answer(Retry(failed, f"as {name}: {reason}", may_have_arrived=True)))
+        self._forget(errand)
+
+    def _forget(self, errand: _Errand) -> None:
+        self._errands.discard(errand)
+        if errand.pidfd >= 0:
+            self._loop.remove_reader(errand.pidfd)
+            os.close(errand.pidfd)
+            errand.pidfd = -1
+        with suppress(ValueError):
+            self._loop.remove_reader(errand.sock.fileno())
+        errand.sock.close()
+        if not self._errands:
+            self._is_idle.set()
+        self._take()
+
+
+def _has_gone(sock: socket.socket) -> bool:
+    """Whether nobody waits for the answer any more: what is asked then is asked again later, by somebody else."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tests.peers import PACKAGES, missing, needs, packages
+from tests.peers import advice, missing, needs, packages
 
 __all__ = ["needs"]
 
@@ -44,6 +44,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for program, tests in sorted(left_out.items()):
         noun = "test talks" if tests == 1 else "tests talk"
         terminalreporter.write_line(
-            f"{tests} {noun} to {program}, which is not installed ({PACKAGES[program]})"
+            f"{tests} {noun} to {program}, which is not installed ({packages([program])[0]})"
         )
-    terminalreporter.write_line(f"To run them: apt-get install {' '.join(packages(sorted(left_out)))}")
+    terminalreporter.write_line(f"To run them: {'; '.join(advice(sorted(left_out)))}")

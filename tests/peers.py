@@ -4,8 +4,10 @@ The one table of them: `needs` names a program of it, the summary at the end of
 `make test` says which packages would run what was left out, and .ci/run asks
 this file what to install:
 
-    python3 tests/peers.py          packages of the programs that are missing
-    python3 tests/peers.py --all    every package of the table
+    python3 tests/peers.py            packages of the programs that are missing
+    python3 tests/peers.py --all      every package of the table
+    python3 tests/peers.py --unpack   download what conflicts with another package of the table (one mail server
+                                      does with the next) and unpack it into .peers/ of this checkout
 
 Only the standard library is imported here; .ci/run reads it before anything
 is installed.
@@ -14,8 +16,11 @@ is installed.
 from __future__ import annotations
 
 import os
+import pathlib
 import shutil
+import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,12 +51,19 @@ PACKAGES = {
     "unbound": "unbound",
 }
 
+# Packages that can't be installed beside the others: program -> its package, and its path in it.
+UNPACKED = {"chasquid": ("chasquid", "usr/bin/chasquid")}
+CACHE = pathlib.Path(__file__).resolve().parent.parent / ".peers"
+
 # Daemons stand in sbin, which is not on everybody's PATH.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
 def find(program: str) -> str | None:
     """The full path of a program of the table, or None when this machine lacks it."""
+    if program in UNPACKED:
+        package, inside = UNPACKED[program]
+        return shutil.which(program, path=SEARCH_PATH) or shutil.which(CACHE / package / inside)
     if program not in PACKAGES:
         raise KeyError(f"{program} has no line in tests/peers.py: add its Debian package there")
     return shutil.which(program, path=SEARCH_PATH)
@@ -61,7 +73,7 @@ def path(program: str) -> str:
     """The full path of a program that the test has asked for with `needs`."""
     found = find(program)
     if found is None:
-        raise FileNotFoundError(f"{program} is not installed: apt-get install {PACKAGES[program]}")
+        raise FileNotFoundError(f"{program} is missing: {' or '.join(advice([program]))}")
     return found
 
 
@@ -72,7 +84,25 @@ def missing(*programs: str) -> list[str]:
 
 def packages(programs: list[str]) -> list[str]:
     """The Debian packages that bring these programs, sorted, each once."""
-    return sorted({PACKAGES[program] for program in programs})
+    return sorted(
+        {UNPACKED[program][0] if program in UNPACKED else PACKAGES[program] for program in programs}
+    )
+
+
+def advice(programs: list[str]) -> list[str]:
+    """The commands that bring these programs."""
+    installed = [program for program in programs if program not in UNPACKED]
+    found = [f"apt-get install {' '.join(packages(installed))}"] if installed else []
+    return found + ["python3 tests/peers.py --unpack"] * (len(installed) < len(programs))
+
+
+def unpack() -> None:
+    """Download and unpack what is missing of UNPACKED; needs no rights.  Raises subprocess.CalledProcessError."""
+    for package in packages([program for program in UNPACKED if find(program) is None]):
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run(["apt-get", "-q", "download", package], cwd=folder, check=True)
+            (archive,) = pathlib.Path(folder).glob("*.deb")
+            subprocess.run(["dpkg", "-x", str(archive), str(CACHE / package)], check=True)
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
@@ -87,6 +117,9 @@ def needs(*programs: str) -> pytest.MarkDecorator:
     return pytest.mark.needs(*programs)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:] == ["--unpack"]:
+    CACHE.mkdir(exist_ok=True)
+    unpack()
+elif __name__ == "__main__":
     asked = list(PACKAGES) if sys.argv[1:] == ["--all"] else missing(*PACKAGES)
     print(" ".join(packages(asked)))

@@ -201,21 +201,7 @@ class Judge:
     def _refused(self, facts: Facts, decision: Decision) -> str:
         refusal = decision.reply
         assert refusal is not None
-        self._profile.log.line(
-            "reject" if refusal.is_permanent else "defer",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            helo=facts.helo,
-            name=facts.client.name or None,
-            score=facts.score or None,
-            from_=None if facts.sender is None else facts.sender.address,
-            rcpt=None if facts.recipient is None else facts.recipient.address,
-            stage=decision.stage,
-            code=refusal.code,
-            enhanced=refusal.enhanced,
-            reason=refusal.lines[-1],
-        )
+        self._profile.log_refusal(facts, refusal, decision.stage)
         return action_of(decision)
 
     def _marked(self, facts: Facts, memory: Memory) -> str:

@@ -11,13 +11,29 @@ Rank 6: pure, imports nothing.
 from __future__ import annotations
 
 
-class DotEncoder:
-    """A body as the text of DATA (RFC 5321 section 4.5.2), with the end of data."""
+class LineEnds:
+    """A CR at the end of a piece waits for what comes next, so that no CRLF is seen in halves."""
 
-    __slots__ = ("_has_cr", "_is_line_start")
+    __slots__ = ("_has_cr",)
 
     def __init__(self) -> None:
         self._has_cr = False
+
+    def _whole(self, piece: bytes) -> bytes:
+        """The piece behind the CR that waited, and without the one that waits now."""
+        if self._has_cr:
+            piece = b"\r" + piece
+        self._has_cr = piece.endswith(b"\r")
+        return piece[:-1] if self._has_cr else piece
+
+
+class DotEncoder(LineEnds):
+    """A body as the text of DATA (RFC 5321 section 4.5.2), with the end of data."""
+
+    __slots__ = ("_is_line_start",)
+
+    def __init__(self) -> None:
+        super().__init__()
         self._is_line_start = True
 
     def feed(self, piece: bytes) -> bytes:
@@ -26,11 +42,7 @@ class DotEncoder:
         Raises ValueError for a bare CR or LF: to a lax next hop LF . LF is an end of data, and what
         follows would be a second message from nobody.  None can be in a body that our session let in.
         """
-        if self._has_cr:
-            piece = b"\r" + piece
-        self._has_cr = piece.endswith(b"\r")
-        if self._has_cr:
-            piece = piece[:-1]
+        piece = self._whole(piece)
         if not piece:
             return b""
         line_ends = piece.count(b"\r\n")
@@ -48,21 +60,13 @@ class DotEncoder:
         return b".\r\n" if self._is_line_start else b"\r\n.\r\n"
 
 
-class LfDecoder:
+class LfDecoder(LineEnds):
     """A body with LF line ends, as files and pipes on Unix have them; a CR that ends no line stays."""
 
-    __slots__ = ("_has_cr",)
-
-    def __init__(self) -> None:
-        self._has_cr = False
+    __slots__ = ()
 
     def feed(self, piece: bytes) -> bytes:
-        if self._has_cr:
-            piece = b"\r" + piece
-        self._has_cr = piece.endswith(b"\r")
-        if self._has_cr:
-            piece = piece[:-1]
-        return piece.replace(b"\r\n", b"\n")
+        return self._whole(piece).replace(b"\r\n", b"\n")
 
     def finish(self) -> bytes:
         return b"\r" if self._has_cr else b""

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 from fastsmtp import errors
+from fastsmtp.delivery.dot import LineEnds
 from fastsmtp.message import Envelope
 from fastsmtp.queue.model import Origins
 
@@ -78,21 +79,13 @@ class LfFile:
             yield piece
 
 
-class CrlfEncoder:
+class CrlfEncoder(LineEnds):
     """LF, CRLF and CR as CRLF; pieces may be cut anywhere."""
 
-    __slots__ = ("_has_cr",)
-
-    def __init__(self) -> None:
-        self._has_cr = False
+    __slots__ = ()
 
     def feed(self, piece: bytes) -> bytes:
-        if self._has_cr:
-            piece = b"\r" + piece
-        self._has_cr = piece.endswith(b"\r")
-        if self._has_cr:
-            piece = piece[:-1]
-        lines = piece.replace(b"\r\n", b"\n")
+        lines = self._whole(piece).replace(b"\r\n", b"\n")
         if b"\r" in lines:
             lines = lines.replace(b"\r", b"\n")
         return lines.replace(b"\n", b"\r\n")

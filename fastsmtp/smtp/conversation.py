@@ -604,23 +604,8 @@ class Conversation:
         return reply.of_error(error)
 
     def _log_refusal(self, refusal: Reply, stage: str) -> None:
-        facts = self.facts
         self.has_logged = True
-        self._profile.log.line(
-            "reject" if refusal.is_permanent else "defer",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            helo=facts.helo,
-            name=facts.client.name or None,
-            score=facts.score or None,
-            from_=None if facts.sender is None else facts.sender.address,
-            rcpt=None if facts.recipient is None else facts.recipient.address,
-            stage=stage,
-            code=refusal.code,
-            enhanced=refusal.enhanced,
-            reason=refusal.lines[-1],
-        )
+        self._profile.log_refusal(self.facts, refusal, stage)
 
     def log_refusal(self, decision: Decision) -> None:
         """For the phases before the first command."""

@@ -24,6 +24,7 @@ from fastsmtp.typed import TYPE_CHECKING
 if TYPE_CHECKING:
     import ssl
 
+    from fastsmtp.reply import Reply
     from fastsmtp.smtp.inquiry import Inquiry
     from fastsmtp.smtp.service import Service
     from fastsmtp.tls import Handshake, ServerTls
@@ -190,6 +191,24 @@ class Profile:
             reason=None if refusal is None else refusal.lines[-1],
             name=facts.client.name or None,
             delay_s=delay_s or None,
+        )
+
+    def log_refusal(self, facts: Facts, refusal: Reply, stage: str) -> None:
+        """A refusal, whoever hears it: the client, or the Postfix that asked for it."""
+        self.log.line(
+            "reject" if refusal.is_permanent else "defer",
+            id=facts.session_id,
+            client=facts.client.address.text,
+            listener=facts.listener,
+            helo=facts.helo,
+            name=facts.client.name or None,
+            score=facts.score or None,
+            from_=None if facts.sender is None else facts.sender.address,
+            rcpt=None if facts.recipient is None else facts.recipient.address,
+            stage=stage,
+            code=refusal.code,
+            enhanced=refusal.enhanced,
+            reason=refusal.lines[-1],
         )
 
     def log_defect(self, facts: Facts, error: BaseException, stage: str = "") -> None:

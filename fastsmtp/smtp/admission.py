@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
     from fastsmtp.smtp.connection import Connection
 
+# An enumeration's members cost a look-up each time.
+_CLIENT, _CONNECT = Phase.CLIENT, Phase.CONNECT
+_DECIDING = Life.DECIDING
+_SOCKET = Origin.SOCKET
+_PASS = Verdict.PASS
+
 
 class Admission:
     """The way of one client to its greeting.
@@ -117,17 +123,17 @@ class Admission:
         may_xclient = bool(settings.xclient_from) and client.address in settings.xclient_from
         session = Session(profile.xclient_terms if may_xclient else profile.terms, session_id.encode())
         facts = Facts(session_id, settings.listen.name, local_address, client)
-        if client.origin is Origin.SOCKET:
+        if client.origin is _SOCKET:
             facts.local_port = connection.listener.port
         connection.session = session
         connection.conversation = Conversation(profile, session, facts)
-        connection.life = Life.DECIDING
+        connection.life = _DECIDING
         connection.patience_s = NEVER
         facts.bad_lists = profile.service.lists.bad
         if settings.rules is None or not self._must_ask_name(facts) or self._is_one_too_many(facts):
             if self._follow_rule(facts):
                 self._connect(facts)
-        elif self._is_implicit:
+        elif profile.is_implicit:
             # As in _connect(): the handshake comes first.
             self._waiting = self._introduce_by_name
             self._secure()
@@ -146,13 +152,13 @@ class Admission:
         inquiry = profile.inquire(decision)  # type: ignore[arg-type]
         if inquiry.decision is not None:
             self._admitted(inquiry.decision)
-        elif profile.plan.speaks_at is not Phase.CONNECT:
+        elif profile.plan.speaks_at is not _CONNECT:
             # Whatever comes of it is spoken later, so nobody waits for it here.
             conversation = connection.conversation
-            conversation.apply(decision.take_effects(), Phase.CONNECT)  # type: ignore[union-attr]
+            conversation.apply(decision.take_effects(), _CONNECT)  # type: ignore[union-attr]
             conversation.pending = inquiry
             self._admitted(PASSED)
-        elif self._is_implicit:
+        elif profile.is_implicit:
             # The ClientHello must meet the handshake and nobody else: the decision waits until it is done.
             self._waiting = inquiry.wait
             self._secure()
@@ -165,7 +171,7 @@ class Admission:
         profile = connection.profile
         ends.grant(profile, connection.conversation)
         connection.count()
-        return profile.plan.run(Phase.CONNECT, facts)
+        return profile.plan.run(_CONNECT, facts)
 
     # --- the rules of tcpserver ------------------------------------------------------------------
 
@@ -222,12 +228,12 @@ class Admission:
         connection = self._connection
         namer = connection.profile.base.namer
         if namer is not None:
-            decision = await connection.profile.settle(namer.run(Phase.CLIENT, facts))
-            connection.conversation.apply(decision.effects, Phase.CLIENT)
+            decision = await connection.profile.settle(namer.run(_CLIENT, facts))
+            connection.conversation.apply(decision.effects, _CLIENT)
 
     async def _connect_by_name(self, facts: Facts) -> None:
         await self._ask_name(facts)
-        if self._connection.life is Life.DECIDING and self._follow_rule(facts):
+        if self._connection.life is _DECIDING and self._follow_rule(facts):
             self._connect(facts)
 
     async def _introduce_by_name(self) -> Decision | None:
@@ -240,11 +246,6 @@ class Admission:
 
     # --- TLS that comes first --------------------------------------------------------------------
 
-    @property
-    def _is_implicit(self) -> bool:
-        profile = self._connection.profile
-        return profile.settings.listen.tls == "implicit" and profile.tls is not None
-
     def _secure(self) -> None:
         Raising(self._connection, self._secured).at_once()
 
@@ -254,7 +255,7 @@ class Admission:
             self._hold_greeting()
             return
         connection = self._connection
-        connection.life = Life.DECIDING
+        connection.life = _DECIDING
         connection.spawn(self._admit_later(waiting))
 
     # --- the greeting ----------------------------------------------------------------------------
@@ -268,11 +269,13 @@ class Admission:
         """CONNECT has decided, or may decide later."""
         connection = self._connection
         conversation = connection.conversation
-        conversation.apply(decision.effects, Phase.CONNECT)
+        if decision.effects:
+            conversation.apply(decision.effects, _CONNECT)
+        facts = conversation.facts
         # What was counted for it is no use any more, and an idle connection shall hold almost nothing.
-        conversation.facts.client.rates = NO_RATES
-        needs_handshake = self._is_implicit and conversation.facts.tls is None
-        if decision.verdict is not Verdict.PASS:
+        facts.client.rates = NO_RATES
+        needs_handshake = connection.profile.is_implicit and facts.tls is None
+        if decision.verdict is not _PASS:
             if needs_handshake:
                 # Nothing can be said before the handshake, and a handshake is what we can't afford.
                 self._log_refusal(decision)
@@ -309,7 +312,7 @@ class Admission:
     def _delay_over(self) -> None:
         self.give_up()
         connection = self._connection
-        connection.life = Life.DECIDING
+        connection.life = _DECIDING
         decision = connection.profile.plan.run(Phase.GREETING, connection.conversation.facts)
         if type(decision) is Decision:
             self._greeting_decided(decision)
@@ -318,7 +321,7 @@ class Admission:
 
     def _greeting_decided(self, decision: Decision) -> None:
         self._connection.conversation.apply(decision.effects, Phase.GREETING)
-        if decision.verdict is not Verdict.PASS:
+        if decision.verdict is not _PASS:
             self._refuse(decision)
         else:
             self._greet()
@@ -379,7 +382,7 @@ class Admission:
             return
         profile = connection.profile
         decision = await profile.settle(self._introduce(facts))
-        conversation.apply(decision.effects, Phase.CONNECT)
+        conversation.apply(decision.effects, _CONNECT)
         facts.helo = helo
         if decision.reply is None:
             session.restart()

@@ -30,7 +30,8 @@ from fastsmtp.smtp.raising import Raising
 if TYPE_CHECKING:
     from fastsmtp.smtp.listener import Listener
 
-_TALKING = Life.TALKING
+# An enumeration's members cost a look-up each time.
+_TALKING, _LINGER, _CLOSED, _DECIDING = Life.TALKING, Life.LINGER, Life.CLOSED, Life.DECIDING
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -83,7 +84,7 @@ class Connection(asyncio.BufferedProtocol):
         self.ends_s = NEVER
         self.patience_s = NEVER
         self.since_s = 0.0
-        self.life = Life.DECIDING
+        self.life = _DECIDING
 
     # --- the beginning ---------------------------------------------------------------------------
 
@@ -99,7 +100,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def count(self) -> None:
         """Count this connection for its client, or only in all for a relay client; fill in the facts."""
-        self.uncount()
+        if self._counted is not None:
+            self.uncount()
         profile = self.profile
         counters = profile.counters
         facts = self.conversation.facts
@@ -126,7 +128,7 @@ class Connection(asyncio.BufferedProtocol):
     def talk(self) -> None:
         """The session has its greeting: from here on the client's commands are answered."""
         self._admission = None
-        self.life = Life.TALKING
+        self.life = _TALKING
         self._await_command()
         self._pump()
 
@@ -152,12 +154,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def _other_input(self, size: int) -> None:
         life = self.life
-        if life is Life.LINGER:
+        if life is _LINGER:
             if self.bytes_in - self._body_mark > LINGER_BYTES:
                 self._transport.abort()
         elif life is Life.PROXY:
             self._admission.read_proxy(size)  # type: ignore[union-attr]
-        elif life is not Life.CLOSED:
+        elif life is not _CLOSED:
             session = self.session
             session.feed(self._buffer, size)
             session.hold()
@@ -168,10 +170,10 @@ class Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """The client has shut down its side.  What it sent before is still answered."""
         self._is_eof = True
-        if self.life is Life.TALKING and (self._is_busy or self._is_write_paused):
+        if self.life is _TALKING and (self._is_busy or self._is_write_paused):
             # The loop closes for us unless told not to.  Under TLS it does so in any case, and complains.
             return self._transport is self.raw
-        if self.life is Life.LINGER or self.raw is None:
+        if self.life is _LINGER or self.raw is None:
             return False
         self.flush()
         return False
@@ -308,13 +310,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """The wait is over: pull what came meanwhile, then read on."""
-        if self.life is not Life.TALKING:
+        if self.life is not _TALKING:
             return
         if self._is_write_paused:
             self.flush()
             return
         self._pump()
-        if self.life is Life.TALKING and not self._is_busy and not self._is_write_paused:
+        if self.life is _TALKING and not self._is_busy and not self._is_write_paused:
             if self._is_eof:
                 self._transport.close()
             else:
@@ -383,7 +385,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _secured(self) -> None:
         """After STARTTLS; the client's next command is EHLO."""
-        self.life = Life.TALKING
+        self.life = _TALKING
         self._await_command()
 
     # --- time ------------------------------------------------------------------------------------
@@ -416,11 +418,11 @@ class Connection(asyncio.BufferedProtocol):
     def expired(self, now: float) -> None:
         """Called by the tick when the client has used up our patience, or its session's or transaction's time."""
         life = self.life
-        if life is Life.LINGER or life is Life.CLOSED:
+        if life is _LINGER or life is _CLOSED:
             self.raw.abort()
         elif life is Life.PROXY:
             self._admission.refuse_proxy("no header in time")  # type: ignore[union-attr]
-        elif life is not Life.TALKING:
+        elif life is not _TALKING:
             self.raw.abort()
         elif now >= self.ends_s:
             self._time_out(reply.SESSION_TOO_LONG, "limits.session_s")
@@ -435,7 +437,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def is_idle_since(self, now: float) -> float:
         """Seconds that this connection has waited for a command; 0.0 when it waits for something else."""
-        if self.life is not Life.TALKING or self._is_busy or self._is_in_body:
+        if self.life is not _TALKING or self._is_busy or self._is_in_body:
             return 0.0
         return now - self.since_s
 
@@ -462,8 +464,8 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the client why, and close: the transaction is dropped, unless the sink has it already."""
         if self.life is Life.DELAY:
             self._admission.give_up()  # type: ignore[union-attr]
-            self.life = Life.TALKING
-        if self.life is not Life.TALKING:
+            self.life = _TALKING
+        if self.life is not _TALKING:
             self.raw.abort()
             return
         self._pause = None
@@ -479,8 +481,8 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_idle(self) -> bool:
         """Nothing is open: a draining server may send this client away."""
-        if self.life is not Life.TALKING:
-            return self.life is not Life.LINGER
+        if self.life is not _TALKING:
+            return self.life is not _LINGER
         return not self._is_busy and not self._is_in_body and self.conversation.facts.envelope is None
 
     def is_fresh(self, since_s: float) -> bool:
@@ -495,10 +497,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish(self) -> None:
         """The last reply is written.  Shut our side, drop what still comes, close: else a reset eats the reply."""
-        if self.life >= Life.LINGER:
+        if self.life >= _LINGER:
             return
         transport = self._transport
-        self.life = Life.LINGER
+        self.life = _LINGER
         self.since_s = self._service.now()
         self.patience_s = LINGER_S
         if self._is_eof or transport.is_closing():
@@ -520,9 +522,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def ended(self) -> None:
         """The connection is gone.  May be called twice: a failed handshake ends it, and then perhaps the loop does."""
-        if self.life is Life.CLOSED:
+        if self.life is _CLOSED:
             return
-        self.life = Life.CLOSED
+        self.life = _CLOSED
         self._is_reading = False
         self._pause = None
         # The TLS layer keeps our bound methods: with this the two are no cycle, and go now, not with some

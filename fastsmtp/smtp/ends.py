@@ -20,19 +20,23 @@ if TYPE_CHECKING:
     from fastsmtp.smtp.conversation import Conversation
     from fastsmtp.smtp.profile import Profile
 
+# An enumeration's members cost a look-up each time.
+_CLIENT = Phase.CLIENT
+
 
 def grant(profile: Profile, conversation: Conversation) -> None:
     """Run CLIENT: what the client may do is a fact from here on."""
-    granted = profile.plan.run(Phase.CLIENT, conversation.facts)
+    granted = profile.plan.run(_CLIENT, conversation.facts)
     if type(granted) is not Decision:
         raise TypeError("a CLIENT stage asks no questions: what it grants is needed at once")
-    conversation.apply(granted.effects, Phase.CLIENT)
+    if granted.effects:
+        conversation.apply(granted.effects, _CLIENT)
 
 
 def greeting_delay_s(profile: Profile, client: Client) -> float:
     """For how long after accept this client is not greeted."""
     delay_s = profile.settings.listen.greeting_delay_s
-    return 0.0 if client.skips_checks or client.may_relay or client.has_pass else delay_s
+    return 0.0 if not delay_s or client.skips_checks or client.may_relay or client.has_pass else delay_s
 
 
 def refuse_greeting(session: Session, decision: Decision) -> None:

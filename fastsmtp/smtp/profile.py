@@ -45,6 +45,7 @@ class Profile:
     namer          asks for a client's name, where the rules of tcpserver have names; else None
     localiphost    what our own address in brackets stands for; b"" for nothing
     counts_*       whether a limit asks for this rate, so that nothing is looked up for nothing
+    is_implicit    TLS comes before the greeting
     foreign        fields that are ours alone, in lower case, as HeaderFacts has names
     meter          what is counted of this listener
     refusal        asked at MAIL: why the sink takes no mail now; None: it always takes some
@@ -52,9 +53,8 @@ class Profile:
 
     __slots__ = (
         "_derived", "base", "counters", "counts_connections", "counts_handshakes", "counts_messages",
-        "counts_recipients", "foreign", "localiphost", "log", "meter", "namer", "now", "plan", "received", "refusal",
-        "service", "settings", "sink",
-        "terms", "tls", "xclient_terms",
+        "counts_recipients", "foreign", "is_implicit", "localiphost", "log", "meter", "namer", "now", "plan",
+        "received", "refusal", "service", "settings", "sink", "terms", "tls", "xclient_terms",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class Profile:
         self.service = service
         self.settings = settings
         self.tls = tls
+        self.is_implicit = tls is not None and settings.listen.tls == "implicit"
         self.sink = service.sink
         self.refusal = getattr(service.sink, "refusal", None)
         self.log = service.log

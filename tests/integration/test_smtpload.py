@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bench.load.servers import counting_sink
 from tests.peers import needs, path
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent / "bench" / "load" / "smtpload.c"
@@ -70,6 +71,21 @@ def test_each_mode_delivers_without_an_error(mode: str, smtpload: pathlib.Path) 
     assert report["size_bytes"] == 4096
     assert 0 < report["p50_us"] <= report["p99_us"] <= report["max_us"]
     assert 0 < report["dot_p50_us"] <= report["dot_p99_us"] <= report["dot_max_us"] <= report["max_us"]
+
+
+def test_the_sink_behind_a_relay_counts_what_was_acknowledged(
+    smtpload: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with counting_sink(tmp_path / "sink") as (port, taken):
+        before = taken()
+        assert before == 0
+        for mode in ("reused", "new"):
+            report = load(
+                smtpload, "--port", str(port), "--mode", mode, "--sessions", "5", "--seconds", "0.1"
+            )
+            assert report["errors"] == 0
+            assert taken() - before == report["messages"] > 0
+            before = taken()
 
 
 def test_a_refusal_is_counted_and_named(smtpload: pathlib.Path) -> None:

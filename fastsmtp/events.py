@@ -503,11 +503,16 @@ def tables() -> str:
 
 def renewed(page: str) -> str:
     """The page with the tables between its two marks replaced.  Raises ValueError when it lacks a mark."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError("the page lacks the two marks between which the tables stand")
-    return f"{head}{BEGIN}\n\n{tables()}\n\n{END}{tail}"
+    return put_between(page, BEGIN, END, tables())
+
+
+def put_between(page: str, begin: str, end: str, text: str) -> str:
+    """The page with this text between its two marks.  Raises ValueError when it lacks a mark."""
+    head, has_begin, rest = page.partition(begin)
+    _, has_end, tail = rest.partition(end)
+    if not has_begin or not has_end:
+        raise ValueError("the page lacks the two marks between which the text stands")
+    return f"{head}{begin}\n\n{text}\n\n{end}{tail}"
 
 
 if __name__ == "__main__":

@@ -57,6 +57,21 @@ def open_destination(to: str) -> Destination:
     return File(to)
 
 
+def _send(lines: deque[bytes], limit: int, write: Callable[[bytes], int]) -> int:
+    """Write in blocks of at most limit until all is gone, or no more is taken; how many octets."""
+    sent = 0
+    while lines:
+        try:
+            written = write(_block(lines, limit))
+        except OSError:  # full, or the reader is gone: keep, and try again at the next flush
+            break
+        if not written:
+            break
+        _take(lines, written)
+        sent += written
+    return sent
+
+
 def _block(lines: deque[bytes], limit: int) -> bytes:
     """The lines from the left that together fit in limit bytes, at least one; they stay in the deque."""
     size = 0
@@ -120,18 +135,7 @@ class Stream:
 
     def send(self, lines: deque[bytes]) -> int:
         """Write until all is gone or the reader takes no more."""
-        sent = 0
-        while lines:
-            block = _block(lines, self._limit)
-            try:
-                written = self._write(block)
-            except OSError:  # full, or the reader is gone: keep, and try again at the next flush
-                break
-            if not written:
-                break
-            _take(lines, written)
-            sent += written
-        return sent
+        return _send(lines, self._limit, self._write)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -179,16 +183,7 @@ class File:
         """Append everything; on a full disk what has found room."""
         if self._is_rotated():
             self.reopen()
-        sent = 0
-        while lines:
-            block = _block(lines, MAX_WRITE)
-            try:
-                written = os.write(self._fd, block)
-            except OSError:
-                break
-            _take(lines, written)
-            sent += written
-        return sent
+        return _send(lines, MAX_WRITE, lambda block: os.write(self._fd, block))
 
     @property
     def descriptors(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from fastsmtp.events import put_between
 from fastsmtp.metrics import Counter, Declared, Gauge, Histogram
 
 DECLARED_IN: Final = (
@@ -50,11 +51,7 @@ def table() -> str:
 
 def renewed(page: str) -> str:
     """The page with the table between its two marks replaced.  ValueError when it lacks a mark."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError("the page lacks the two marks between which the table stands")
-    return f"{head}{BEGIN}\n\n{table()}\n\n{END}{tail}"
+    return put_between(page, BEGIN, END, table())
 
 
 if __name__ == "__main__":

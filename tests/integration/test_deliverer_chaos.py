@@ -132,8 +132,8 @@ def test_every_recipient_gets_one_outcome_and_delivered_means_taken(seed: int) -
     heard: Counter[int] = Counter()
 
     async def one(number: int) -> tuple[bytes, list[Delivered | Retry | Failed]]:
-        body = b"X-Number: %d\r\n\r\n%b" % (number, b"text\r\n" * pick.choice([1, 50, 20_000]))
-        stored = Stored(body, prefix=b"", in_file=pick.random() < 0.5, piece_bytes=30_000)
+        body = b"X-Number: %d\r\n\r\n%b" % (number, b"text\r\n" * pick.choice([1, 50, 5_000]))
+        stored = Stored(body, prefix=b"", in_file=pick.random() < 0.5, piece_bytes=8_000)
         everybody = to(*(b"u%d@x.example" % at for at in range(pick.choice([1, 1, 1, 4]))))
         outcomes = await deliverer.deliver(stored, everybody, route("mx"))
         heard[number] += 1

@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from fastsmtp.config.load import load
 
-    loaded = load(flags)
+    loaded = load(flags, is_served=False)
     if given.json:
         import json
 

@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     from fastsmtp.config.load import load
     from fastsmtp.supervisor.worker import new_loop
 
-    loaded = load(flags)
+    loaded = load(flags, is_served=False)
     if not places:
         return _spawned(loaded)
     with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -150,7 +150,7 @@ async def _serve(loaded: Loaded, flags: Flags, places: Sequence[tuple[str, int] 
             from fastsmtp.config.load import load
 
             try:
-                service.update(load(flags).settings[:1])
+                service.update(load(flags, is_served=False).settings[:1])
             except ConfigError as error:
                 for fault in error.faults:
                     print(f"fastsmtp policy: {fault}", file=sys.stderr)

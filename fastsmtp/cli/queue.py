@@ -137,7 +137,7 @@ def _state_directory(given: argparse.Namespace) -> str:
     from fastsmtp.config.flags import Flags
     from fastsmtp.config.load import load
 
-    return load(Flags(config=given.config)).config.state
+    return load(Flags(config=given.config), is_served=False).config.state
 
 
 def _opened(state: str) -> Queue:

@@ -217,7 +217,7 @@ def _of_configuration(options: _Options, host: str, sender: str) -> _Plan:
     from fastsmtp.config.load import load
     from fastsmtp.records import replace
 
-    loaded = load(Flags(config=options.config, dns=tuple(options.dns)))
+    loaded = load(Flags(config=options.config, dns=tuple(options.dns)), is_served=False)
     config = loaded.config
     settings = loaded.settings[0]
     route = settings.routing.routes.find(sender.lower().encode(), host.lower().encode(), settings.listen.name)

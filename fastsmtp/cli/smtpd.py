@@ -78,9 +78,9 @@ def _serve(flags: Flags) -> int:
     from fastsmtp.smtp.wire import Wire
 
     environment = dict(os.environ)
-    loaded = load(flags)
+    loaded = load(flags, is_served=False)
     config = loaded.config
-    _refuse_mx(loaded)
+    _refuse_queued(loaded)
     settings = apply(loaded.settings[0], environment)
     client = client_of(environment)
     client.environment = environment
@@ -166,13 +166,18 @@ def _places(loaded: Loaded) -> list[str]:
     return [*places, *(one.deliver for one in config.route)]
 
 
-def _refuse_mx(loaded: Loaded) -> None:
+def _refuse_queued(loaded: Loaded) -> None:
     if "mx" in _places(loaded):
         from fastsmtp.errors import ConfigError
 
         raise ConfigError(
             "deliver: mx needs the queue of `fastsmtp serve`; smtpd hands mail over before the 250"
         )
+    config = loaded.config
+    if any((config.deliver.user, *(one.user for one in config.accept), *(one.user for one in config.route))):
+        from fastsmtp.errors import ConfigError
+
+        raise ConfigError("user: needs the queue of `fastsmtp serve`; smtpd becomes no other account")
 
 
 def _needs_loop(loaded: Loaded) -> bool:

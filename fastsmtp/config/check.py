@@ -36,7 +36,14 @@ class Checked:
 
 
 def check(
-    config: Config, built: Built, tree: Tree, host: Host, table: AcceptTable | None, *, is_trial: bool
+    config: Config,
+    built: Built,
+    tree: Tree,
+    host: Host,
+    table: AcceptTable | None,
+    *,
+    is_trial: bool,
+    is_served: bool = True,
 ) -> Checked:
     """Judge a resolved configuration; what is faulty already (built.faulty) makes no second fault.
 
@@ -52,7 +59,8 @@ def check(
     checker.queue()
     checker.sources()
     checker.routes()
-    checker.users()
+    if is_served:
+        checker.users()
     checker.relayed()
     checker.signatures()
     checker.senders()

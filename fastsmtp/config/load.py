@@ -53,12 +53,17 @@ class Loaded:
 
 
 def load(
-    flags: Flags | None = None, *, values: Mapping[str, Any] | None = None, host: Host | None = None
+    flags: Flags | None = None,
+    *,
+    values: Mapping[str, Any] | None = None,
+    host: Host | None = None,
+    is_served: bool = True,
 ) -> Loaded:
     """Read, overlay, check, compile.  ConfigError holds all faults.
 
     flags   of the command line; --config names the file, else DEFAULT_FILE where it exists
     values  nested dicts in the file's place, for programs; then no file is read and nothing is a trial
+    is_served  False for who only looks into a server's configuration, and need not be what the server is
     """
     from fastsmtp.config.check import check
     from fastsmtp.config.flags import Flags, overlay
@@ -103,7 +108,7 @@ def load(
         faults.extend(error.faults)
 
     table = settings[0].accept if settings else None
-    checked = check(config, built, tree, host, table, is_trial=is_trial)
+    checked = check(config, built, tree, host, table, is_trial=is_trial, is_served=is_served)
     faults.extend(checked.faults)
     if home is not None:
         warnings += home.warnings

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import select
 import signal
@@ -188,6 +189,9 @@ class Lspawn:
         self._children = children
         self._now = now
         self._loop = asyncio.get_running_loop()
+        # Once for all children: nothing of the server's reaches a program.
+        os.environ.clear()
+        privilege.prepare_to_become()
         self._errands: set[_Errand] = set()
         self._is_taking = False
         self._is_leaving = False
@@ -308,6 +312,8 @@ class Lspawn:
 
     def _live(self, pair: Pair, sock: socket.socket, descriptors: Sequence[int]) -> int:
         """The child: be the account, then look at what is to be delivered."""
+        # It ends before there is anything to collect, and looking would copy our memory.
+        gc.disable()
         person = pair.person
         try:
             privilege.become_person(person, runs_programs=pair.runs_programs)
@@ -315,7 +321,6 @@ class Lspawn:
             reason = f"cannot become {person.name}: {error.strerror}"
             sock.send(answer(Retry(reply.STORAGE_FAILED, reason)))
             return 1
-        os.environ.clear()
         os.environ.update(pair.environment)
         try:
             os.chdir(person.home)
@@ -347,9 +352,13 @@ class Lspawn:
                 self._ended(errand)
 
     def _kill(self, errand: _Errand) -> None:
+        """It, and all that it has started, as far as that stayed in its session."""
         errand.is_killed = True
         with suppress(ProcessLookupError):
             os.kill(errand.pid, signal.SIGKILL)
+        for pid in _session(errand.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _ended(self, errand: _Errand) -> None:
         try:
@@ -384,6 +393,17 @@ class Lspawn:
         if not self._errands:
             self._is_idle.set()
         self._take()
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of a session but its leader, as far as /proc shows them."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and int(name) != leader:
+            with suppress(ProcessLookupError, PermissionError):
+                if os.getsid(int(name)) == leader:
+                    found.append(int(name))
+    return found
 
 
 def _has_gone(sock: socket.socket) -> bool:

@@ -9,6 +9,7 @@ import os
 import pwd
 import resource
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Final
 
 from fastsmtp.errors import ConfigError
@@ -16,6 +17,7 @@ from fastsmtp.records import dataclass
 from fastsmtp.supervisor.sockets import Address
 
 PR_SET_NO_NEW_PRIVS: Final = 38
+PR_GET_DUMPABLE: Final = 3
 PR_SET_DUMPABLE: Final = 4
 M_MMAP_THRESHOLD: Final = -3
 MMAP_THRESHOLD_BYTES: Final = 65_536
@@ -105,6 +107,11 @@ def person_for(user: str) -> Person:
     return Person(user, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
 
 
+def prepare_to_become() -> None:
+    """What become_person() needs of the C library, for a process whose children will call it."""
+    _libc_call("prctl", PR_GET_DUMPABLE, 0, 0, 0, 0)
+
+
 def become_person(person: Person, *, runs_programs: bool) -> None:
     """Be this account for good, in a process of its own; raises OSError when that isn't so afterwards.
 
@@ -143,8 +150,15 @@ def return_memory_early() -> None:
     _libc_call("mallopt", M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 
 
+@cache
+def _libc_function(name: str) -> Callable[..., object] | None:
+    """Looked up once: that costs more than all else that a child of lspawn does."""
+    found: Callable[..., object] | None = getattr(ctypes.CDLL(None), name, None)
+    return found
+
+
 def _libc_call(name: str, *arguments: int) -> None:
     """Call a function of the C library if it has it; failures are no reason not to serve."""
-    function = getattr(ctypes.CDLL(None), name, None)
+    function = _libc_function(name)
     if function is not None:
         function(*(ctypes.c_ulong(one) if name == "prctl" else ctypes.c_int(one) for one in arguments))

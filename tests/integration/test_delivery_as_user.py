@@ -152,6 +152,23 @@ def test_lspawn_may_die_and_no_mail_is_lost() -> None:
         assert pid_of(daemon, "lspawn") != before
 
 
+def test_a_reload_brings_another_account() -> None:
+    with Daemon(CONFIG, accept=ACCEPT, workers=1) as daemon:
+        before = pid_of(daemon, "lspawn")
+        send(daemon, "joe@example.org")
+        daemon.wait_for_log("delivered", rcpt="joe@example.org")
+        daemon.file.write_text(daemon.file.read_text().replace('user = "games"', 'user = "news"'))
+        # Of the first account; its directories are not for the other.
+        os.chown(daemon.mailboxes / "example.org", pwd.getpwnam("news").pw_uid, -1)
+        daemon.process.signal(signal.SIGHUP)
+        until(lambda: pid_of(daemon, "lspawn") != before, "another has come")
+        daemon.wait_for_log("aside_ready", what="lspawn", pid=pid_of(daemon, "lspawn"))
+        send(daemon, "ann@example.org")
+        daemon.wait_for_log("delivered", rcpt="ann@example.org")
+        owner = (daemon.mailboxes / "example.org" / "ann" / "new").stat().st_uid
+        assert owner == pwd.getpwnam("news").pw_uid
+
+
 def test_no_link_leads_a_maildir_out_of_its_place() -> None:
     with Daemon(CONFIG, accept=ACCEPT, workers=1) as daemon:
         domain = daemon.mailboxes / "example.org"

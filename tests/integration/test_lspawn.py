@@ -18,7 +18,7 @@ from fastsmtp.delivery.errand import errand, key_of, read_answer
 from fastsmtp.delivery.outcome import Delivered, Retry
 from fastsmtp.queue.line import connect
 from tests.integration.daemon import ran
-from tests.integration.servers import Process
+from tests.integration.servers import Process, is_alive, until
 from tests.unit.test_errand import record
 
 pytestmark = [
@@ -88,11 +88,13 @@ def test_a_program_that_hangs_is_killed(started: Started, folder: pathlib.Path) 
     process.wait_for("^alone$")
 
 
-def test_a_child_that_hangs_is_killed(started: Started) -> None:
-    process, path, dest = started("kill -STOP $PPID")
+def test_a_child_that_hangs_is_killed(started: Started, folder: pathlib.Path) -> None:
+    process, path, dest = started(f"kill -STOP $PPID; sleep 1000 & echo $! > {folder}/pid; exec sleep 1000")
     found = Asked(path, dest).answer()
     assert isinstance(found, Retry)
     assert (found.reason, found.may_have_arrived) == (f"as {USER}: took too long and was killed", True)
+    started_by_it = (folder / "pid").read_text().strip()
+    until(lambda: not is_alive(int(started_by_it)), "what it has started is killed too")
     process.signal(signal.SIGTERM)
     process.wait_for("^alone$")
     assert any("lspawn_failed" in line for line in process.lines) or "lspawn_failed" in process.errors()

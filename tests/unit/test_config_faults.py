@@ -454,3 +454,8 @@ def test_a_flag_s_destination_is_the_server_s_own_whoever_the_file_named() -> No
     text = BOX + "user = 'joe'\n[deliver]\ndefault = 'maildir:/m'\nuser = 'joe'\n"
     loaded = load(Flags(config="/f.toml", deliver="discard"), host=FakeHost({"/f.toml": text}))
     assert {loaded.config.deliver.user, *(one.user for one in loaded.config.accept)} == {""}
+
+
+def test_who_only_looks_into_a_configuration_need_not_be_root() -> None:
+    loaded = load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": BOX + "user = 'joe'"}), is_served=False)
+    assert loaded.config.accept[0].user == "joe"

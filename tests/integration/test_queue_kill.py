@@ -6,6 +6,7 @@ that docs/queue.md states: what was finished in the last second before a kill, a
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import random
@@ -195,7 +196,7 @@ def test_every_250_is_delivered_whatever_is_killed_when() -> None:
         print(f"{rounds} rounds, {len(accepted)} accepted, {more} more than once, {unasked} not acknowledged")
         # Between two copies lies a kill, and the first of them is not older than the bound when it comes.
         for name, times in arrived.times().items():
-            for first, second in zip(times, times[1:], strict=False):
+            for first, second in itertools.pairwise(times):
                 lies = [kill for kill in kills if first <= kill + 0.5 and kill <= second]
                 assert lies, (name, first, second, kills)
                 assert first >= lies[0] - BOUND_S, (name, lies[0] - first)

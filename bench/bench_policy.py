@@ -70,6 +70,7 @@ CLASSIC: dict[str, Any] = {
 WITHOUT_DNS: dict[str, Any] = {"denymail": ["NOBOUNCE"], "mfcheck": {"mode": "off"}, "rhsbl": []}
 RUNS = ("all", "classic", "compatible", "no DNS")
 LINES = 100_000
+CACHED_S = 60.0
 NONE: dict[str, Any] = {"mode": "off", "header": ""}
 ZONE: dict[tuple[str, int], Any] = {
     ("1.2.0.192.in-addr.arpa", PTR): [name("mail.example.net")],
@@ -183,6 +184,18 @@ def cpu_us(function: Callable[[], object], seconds: float) -> float:
     return took / count * 1e6
 
 
+async def cached(service: Service) -> None:
+    """Until nothing that a message asks has to be waited for: answers come late on a busy machine, and get old."""
+    deadline = time.monotonic() + CACHED_S
+    while True:
+        try:
+            return Talk(service).message()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
+
+
 async def strangers(where: str) -> None:
     """CPU of the connect phase for clients that nobody knows, with eight lists and with none."""
     resolver = Resolver([where])
@@ -239,18 +252,13 @@ async def measure(seconds: float) -> None:
         for which in RUNS:
             await services[which].lists.settled()
             assert not services[which].lists.bad
-            for _ in range(20):
-                # Until everything is cached.
-                try:
-                    Talk(services[which]).message()
-                    break
-                except AssertionError:
-                    await asyncio.sleep(0.05)
+            await cached(services[which])
         gc.collect()
         gc.freeze()
         found: dict[tuple[str, str], list[float]] = {}
         for _ in range(ROUNDS):
             for which, service in services.items():
+                await cached(service)
                 talk = Talk(service)
                 found.setdefault(("message", which), []).append(cpu_us(talk.message, seconds))
                 found.setdefault(("connection", which), []).append(

@@ -37,8 +37,10 @@ from fastsmtp.delivery.outcome import Retry
 from fastsmtp.delivery.pipe import ANSWER_S
 from fastsmtp.errors import ConfigError
 from fastsmtp.log import LogWriter
+from fastsmtp.metrics import Sheet
 from fastsmtp.supervisor import privilege
 from fastsmtp.supervisor.child import fork
+from fastsmtp.supervisor.meters import ErrandMeter
 from fastsmtp.supervisor.privilege import Person
 from fastsmtp.supervisor.queue import Flusher, Hall, account_of
 from fastsmtp.supervisor.shapes import Aside, Seat
@@ -134,6 +136,7 @@ class LspawnAside:
             hostname=config.hostname,
             version=self._hall.version,
             log=self._make_log(),
+            metrics=seat.metrics,
         )
         lspawn.begin()
         return lspawn
@@ -173,6 +176,7 @@ class Lspawn:
         hostname: str,
         version: str,
         log: LogWriter,
+        metrics: Sheet,
         answer_s: float = ANSWER_S,
         kill_s: float = KILL_S,
         children: int = CHILDREN,
@@ -184,6 +188,7 @@ class Lspawn:
         self._hostname = hostname
         self._version = version
         self._log = log
+        self._meter = ErrandMeter(metrics)
         self._answer_s = answer_s
         self._kill_s = kill_s
         self._children = children
@@ -248,7 +253,7 @@ class Lspawn:
                 sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             )
             if uid != self._caller:
-                self._log.line("lspawn_refused", pid=pid, reason=f"a process of uid {uid}")
+                self._refused(f"a process of uid {uid}", pid)
                 sock.close()
                 continue
             sock.setblocking(False)
@@ -272,7 +277,7 @@ class Lspawn:
             if packet and not _has_gone(errand.sock):
                 self._begin(errand, packet, descriptors)
         except ValueError as error:
-            self._log.line("lspawn_refused", reason=str(error))
+            self._refused(str(error))
         finally:
             for fd in descriptors:
                 os.close(fd)
@@ -300,8 +305,10 @@ class Lspawn:
                 lambda: self._live(pair, errand.sock, descriptors),
             )
         except OSError as error:
-            self._log.line("lspawn_failed", what=pair.person.name, reason=f"no process: {error.strerror}")
+            self._failed(pair, f"no process: {error.strerror}")
             return
+        self._meter.begun.inc()
+        self._meter.children.inc()
         errand.deadline_s = self._now() + self._answer_s + self._kill_s
         # Without pidfd_open (Linux before 5.3) the sweep looks for those that have ended.
         with suppress(AttributeError, OSError):
@@ -345,7 +352,7 @@ class Lspawn:
                 if errand.pid:
                     self._kill(errand)
                 else:
-                    self._log.line("lspawn_refused", reason="a call without an errand")
+                    self._refused("a call without an errand")
                     self._loop.remove_reader(errand.sock.fileno())
                     self._forget(errand)
             if errand.pid and errand.pidfd < 0:
@@ -367,6 +374,7 @@ class Lspawn:
             pid, status = errand.pid, 0
         if not pid:
             return
+        self._meter.children.dec()
         code = os.waitstatus_to_exitcode(status)
         if code and errand.pair is not None:
             name = errand.pair.person.name
@@ -374,12 +382,20 @@ class Lspawn:
                 reason = "took too long and was killed"
             else:
                 reason = f"ended by signal {-code}" if code < 0 else f"ended with status {code}"
-            self._log.line("lspawn_failed", what=name, pid=pid, reason=reason)
+            self._failed(errand.pair, reason, pid)
             # Whoever was answered by the child has gone, or reads that first.
             failed = reply.PROGRAM_TIMED_OUT if errand.is_killed else reply.STORAGE_FAILED
             with suppress(OSError):
                 errand.sock.send(answer(Retry(failed, f"as {name}: {reason}", may_have_arrived=True)))
         self._forget(errand)
+
+    def _refused(self, reason: str, pid: int | None = None) -> None:
+        self._meter.refused.inc()
+        self._log.line("lspawn_refused", pid=pid, reason=reason)
+
+    def _failed(self, pair: Pair, reason: str, pid: int | None = None) -> None:
+        self._meter.failed.inc()
+        self._log.line("lspawn_failed", what=pair.person.name, pid=pid, reason=reason)
 
     def _forget(self, errand: _Errand) -> None:
         self._errands.discard(errand)

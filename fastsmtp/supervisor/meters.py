@@ -22,7 +22,24 @@ STALLED = Counter(
 )
 RELOADS = Counter("fastsmtp_reloads_total", "Configurations that came into force, or were refused", "outcome")
 
+ERRANDS = Counter(
+    "fastsmtp_lspawn_errands_total",
+    "What was asked of lspawn: begun (a process was forked that delivers), refused; failed: that process died",
+    "outcome",
+)
+DELIVERING = Gauge("fastsmtp_lspawn_children", "Processes that deliver as another account now")
+
 WORKER = "worker"
+
+
+class ErrandMeter:
+    """The cells of lspawn."""
+
+    def __init__(self, sheet: Sheet) -> None:
+        self.begun = ERRANDS.of(sheet, "begun")
+        self.refused = ERRANDS.of(sheet, "refused")
+        self.failed = ERRANDS.of(sheet, "failed")
+        self.children = DELIVERING.of(sheet)
 
 
 class ProcessMeter:

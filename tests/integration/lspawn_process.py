@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 
+from fastsmtp._metrics import Board
 from fastsmtp.delivery.carrier import environment_of
 from fastsmtp.delivery.errand import key_of
 from fastsmtp.log import LogWriter
@@ -23,9 +24,11 @@ KILL_S = 2.0
 async def main(path: str, user: str, *dests: str) -> None:
     person = person_for(user)
     pairs = {key_of(user, dest): Pair(person, dest, environment_of(user, person.home)) for dest in dests}
+    board = Board(1)
     lspawn = Lspawn(
         listen(path), pairs, caller=os.getuid(), hostname="mx.example.org", version="1",
-        log=LogWriter(open_destination("stderr"), Logfmt()), answer_s=ANSWER_S, kill_s=KILL_S, children=2,
+        log=LogWriter(open_destination("stderr"), Logfmt()), metrics=board.sheet(0),
+        answer_s=ANSWER_S, kill_s=KILL_S, children=2,
     )  # fmt: skip
     lspawn.begin()
     done = asyncio.Event()
@@ -34,6 +37,8 @@ async def main(path: str, user: str, *dests: str) -> None:
     await done.wait()
     await lspawn.drain(30.0)
     await lspawn.close()
+    for key, number in sorted(board.read().items()):
+        print(key.decode().replace("\0", " "), number, flush=True)
     # All that it has forked is gone, and reaped.
     try:
         os.waitpid(-1, os.WNOHANG)

@@ -97,6 +97,9 @@ def test_a_child_that_hangs_is_killed(started: Started, folder: pathlib.Path) ->
     until(lambda: not is_alive(int(started_by_it)), "what it has started is killed too")
     process.signal(signal.SIGTERM)
     process.wait_for("^alone$")
+    process.wait_for("^gfastsmtp_lspawn_children 0$")
+    process.wait_for("^cfastsmtp_lspawn_errands_total begun 1$")
+    process.wait_for("^cfastsmtp_lspawn_errands_total failed 1$")
     assert any("lspawn_failed" in line for line in process.lines) or "lspawn_failed" in process.errors()
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from fastsmtp.config.dest import built_shapes
+from fastsmtp.config.dest import known_shapes
 from fastsmtp.config.flags import Flags
 
 
@@ -40,7 +40,7 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     add("--workers", "SMTP workers; 0: one per core", metavar="N")
     add("--hostname", "for greeting and Received", metavar="NAME")
     add("--accept", "take mail for this domain; may be given again", metavar="DOMAIN", **again)
-    add("--deliver", f"where everything goes: {built_shapes()}", metavar="DEST")
+    add("--deliver", f"where everything goes: {known_shapes()}", metavar="DEST")
     add("--no-queue", "hand over before the 250; the next hop's answer is the client's", action="store_true")
     add(
         "--state", "else $STATE_DIRECTORY, /var/lib/fastsmtp as root, $XDG_STATE_HOME/fastsmtp", metavar="DIR"

@@ -74,7 +74,7 @@ def parse_dest(text: str) -> Dest:
         return Dest(kind, path=_program(rest) if colon else "")
     if kind == "pipe" and rest:
         return Dest(kind, path=_command(rest))
-    raise ValueError(f"{text!r} is no destination: {built_shapes()}")
+    raise ValueError(f"{text!r} is no destination: {known_shapes()}")
 
 
 def is_next_hop(text: str) -> bool:
@@ -87,7 +87,7 @@ def runs_program(text: str) -> bool:
     return text.partition(":")[0] in ("qmail-queue", "pipe")
 
 
-def built_shapes(quote: str = "") -> str:
+def known_shapes(quote: str = "") -> str:
     """The destinations, for people: "discard, print ... or refuse"."""
     shapes = [f"{quote}{shape}{quote}" for shape in SHAPES.values()]
     return f"{', '.join(shapes[:-1])} or {shapes[-1]}"

@@ -2,8 +2,8 @@
 
 Each default stands here and nowhere else, with its unit, its range and where it
 comes from; the reader (toml.py), the example (example.py) and
-docs/configuration.md are all made from these classes.  What isn't built yet is
-not here but in notbuilt.py; [policy] is in rules.py, and what sends mail out in outgoing.py.
+docs/configuration.md are all made from these classes.  [policy] is in rules.py, and what sends mail out
+in outgoing.py.
 
 A value that only the machine knows (its name, its state directory) has the
 default "" here, and `shown` says in words what "" becomes; resolve.py fills it in.

@@ -13,7 +13,6 @@ import types
 from collections.abc import Mapping
 
 from fastsmtp import records
-from fastsmtp.config import notbuilt
 from fastsmtp.config.forms import FORMS, LISTS
 from fastsmtp.config.lines import Path, find_lines
 from fastsmtp.config.model import ANY_DOMAIN, Config, Limits, Listen, ServerName, Tls
@@ -174,16 +173,12 @@ class _Builder:
         known = known - {"tls_table"}
         for name in raw:
             here = (*path, name)
-            if is_not_built(here):
-                self.fault(here, notbuilt.MESSAGE)
-            elif name not in known:
+            if name not in known:
                 import difflib
 
                 near = difflib.get_close_matches(name, sorted(known), 1)
                 self.fault(here, "no such key" + (f"; did you mean {near[0]!r}?" if near else ""))
-        return {
-            name: value for name, value in raw.items() if name in known and not is_not_built((*path, name))
-        }
+        return {name: value for name, value in raw.items() if name in known}
 
     def member(self, field: Any, hint: Any, raw: Any, path: Path, under: Any) -> Any:
         """A value that is there: a table, an array of tables, or a plain value."""
@@ -305,13 +300,6 @@ def fault_line(tree: Tree, path: Path, clause: str) -> str:
     if origin.startswith("--"):
         return f"{origin}: {clause}"
     return f"{origin}: {plain(path)}: {clause}" if origin else f"{dotted(path)}: {clause}"
-
-
-def is_not_built(path: Path) -> bool:
-    """True for a key of notbuilt.KEYS, and for the same key in a [[listen]]'s own tables."""
-    name = plain(path)
-    own = name.removeprefix("listen.")
-    return name in notbuilt.KEYS or (own.startswith(("policy.", "limits.", "tls.")) and own in notbuilt.KEYS)
 
 
 def plain(path: Path) -> str:

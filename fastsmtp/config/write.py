@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from fastsmtp.config.dest import built_shapes
+from fastsmtp.config.dest import known_shapes
 from fastsmtp.config.lines import Path
 from fastsmtp.config.lists import entries
 from fastsmtp.config.model import (
@@ -305,7 +305,7 @@ def origin(path: Path, provenance: Mapping[str, str]) -> str:
 
 def markdown() -> str:
     """docs/configuration.md."""
-    lines = [_INTRODUCTION.replace("@DESTS@", built_shapes("`"))]
+    lines = [_INTRODUCTION.replace("@DESTS@", known_shapes("`"))]
     for title, record, _ in SECTIONS:
         lines += [f"## {f'`{title}`' if title else 'Top of the file'}", ""]
         if record is not Config:

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from fastsmtp.config import notbuilt
 from fastsmtp.config.flags import Flags
 from fastsmtp.config.lines import find_lines
 from fastsmtp.config.load import load
 from fastsmtp.config.model import Config, Listen, ServerName
-from fastsmtp.config.toml import build, is_not_built, read_toml
+from fastsmtp.config.toml import build, read_toml
 from fastsmtp.config.write import SECTIONS, comment, example, has_default, keys, markdown, toml
 from tests.unit.config_host import FakeHost
 
@@ -119,14 +118,8 @@ def test_the_design_s_example_is_read_whole() -> None:
 
 
 @pytest.mark.parametrize("path", design_names(), ids=".".join)
-def test_every_name_of_the_design_is_in_the_model_or_not_built(path: tuple[str, ...]) -> None:
-    prefixes = [path[: length + 1] for length in range(len(path))]
-    assert in_model(path) != any(is_not_built(prefix) for prefix in prefixes)
-
-
-def test_not_built_names_only_what_the_design_names() -> None:
-    names = {".".join(path[: length + 1]) for path in design_names() for length in range(len(path))}
-    assert notbuilt.KEYS - names == set()
+def test_every_name_of_the_design_is_in_the_model(path: tuple[str, ...]) -> None:
+    assert in_model(path)
 
 
 def test_the_design_s_defaults_are_ours() -> None:

@@ -4,7 +4,7 @@ Descriptors come in; nothing here opens a file.  Make a Writer after the fork on
 the loop's.  Offsets, sizes and lengths are bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, final
 
 Cookie = TypeVar("Cookie")
@@ -42,6 +42,8 @@ class Writer(Generic[Cookie]):
     """
     is_threaded: bool
     is_closed: bool
+    timed: Callable[[float], object] | None
+    """Called in reap() with the seconds that each batch took to be written and synced.  It must not raise."""
     def __init__(self, *, progress: Progress | None = None, worker: int = 0, system: Any = None, is_threaded: bool = True) -> None: ...
     def use(self, fd: int, *, number: int, epoch: int, size: int, offset: int = 4096) -> None:
         """Go on in this segment.  The descriptor stays the caller's, and open until the next use() or close().

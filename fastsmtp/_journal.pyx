@@ -21,6 +21,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 cimport cython
 
@@ -60,6 +61,8 @@ cdef struct Batch:
     uint32_t piece_room
     uint64_t size               # bytes of the records, without the end record
     int error
+    double began_s
+    double took_s               # to be written and synced
 
 cdef struct Published:          # 128 bytes a worker
     uint64_t generation         # says which slot counts: one that is being written never does
@@ -92,6 +95,12 @@ cdef struct Engine:
     Header last                 # the end record of the batch under way
     Published *published
     PyObject *system            # None: the kernel
+
+
+cdef inline double now_s() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
 
 
 cdef inline uint64_t room_of(uint64_t size) noexcept nogil:
@@ -167,6 +176,7 @@ cdef Batch *take(Engine *e) noexcept nogil:
     e.filling += 1
     e.is_busy = True
     e.bound = e.end + room_of(batch.size)
+    batch.began_s = now_s()
     return batch
 
 
@@ -281,6 +291,7 @@ cdef void publish(Engine *e) noexcept nogil:
 cdef void settle(Engine *e, Batch *batch, int error) noexcept nogil:
     """The batch under way is over; with the lock."""
     batch.error = error
+    batch.took_s = now_s() - batch.began_s
     e.is_busy = False
     e.finished += 1
     if error:
@@ -380,6 +391,7 @@ cdef class Writer:
     cdef int bell[2]
     cdef readonly bint is_threaded
     cdef readonly bint is_closed
+    cdef public object timed
     cdef object system
     cdef Progress progress      # keeps the mapping
     cdef list cookies           # one list a batch of the ring
@@ -604,6 +616,8 @@ cdef class Writer:
                     (cookies[i], batch.error or entry.error, entry.header.offset, entry.header.length)
                 )
             cookies.clear()
+            if self.timed is not None and not batch.error:
+                self.timed(batch.took_s)
             self.let_go(batch)
             pthread_mutex_lock(&e.mutex)
             e.reaped += 1

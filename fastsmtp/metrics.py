@@ -63,7 +63,7 @@ class Counter(Declared):
 
 
 class Gauge(Declared):
-    """A number that comes and goes; the sum over the processes that live."""
+    """A number that comes and goes; the sum over the processes that live.  Seconds are kept in microseconds."""
 
     __slots__ = ()
     kind = "gauge"
@@ -73,10 +73,14 @@ class Gauge(Declared):
 
 
 class Histogram(Declared):
-    """How long something took, in seconds: how many up to each of LATENCIES_S, and the sum."""
+    """How long something took, in seconds: how many up to each of its bounds, and the sum."""
 
-    __slots__ = ()
+    __slots__ = ("bounds_s",)
     kind = "histogram"
 
+    def __init__(self, name: str, text: str, *labels: str, bounds_s: tuple[float, ...] = LATENCIES_S) -> None:
+        super().__init__(name, text, *labels)
+        self.bounds_s = bounds_s
+
     def of(self, sheet: Sheet, *values: str) -> Spread:
-        return sheet.spread(self.key(values), LATENCIES_S)
+        return sheet.spread(self.key(values), self.bounds_s)

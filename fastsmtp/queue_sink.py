@@ -26,6 +26,7 @@ from fastsmtp.queue.bodies import BodyFile
 from fastsmtp.queue.disk import Disk
 from fastsmtp.queue.fileheader import SIZE_BYTES
 from fastsmtp.queue.journal import Journal
+from fastsmtp.queue.meters import JournalMeter
 from fastsmtp.queue.model import BodyReference, QueuedMessage, encode, origins_of
 from fastsmtp.queue.place import Place
 from fastsmtp.queue.remote import Remote
@@ -47,6 +48,7 @@ class QueueSink:
     disk      where bodies are written to their files
     budget    memory for bodies, of the worker
     wall      seconds since 1970
+    meter     the journal's
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class QueueSink:
         disk: Disk,
         budget: Budget,
         wall: Callable[[], float],
+        meter: JournalMeter | None = None,
     ) -> None:
+        self.meter = meter
         self.remote = remote
         self.journal = journal
         self.disk = disk
@@ -70,7 +74,11 @@ class QueueSink:
 
     def refusal(self) -> Reply | None:
         """452 below the low-water mark: better before the body than after it."""
-        return reply.STORAGE_FULL if self.remote.is_low else None
+        if not self.remote.is_low:
+            return None
+        if self.meter is not None:
+            self.meter.full()
+        return reply.STORAGE_FULL
 
     async def close(self) -> None:
         """More than once does no harm."""

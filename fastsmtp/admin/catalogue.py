@@ -21,6 +21,10 @@ DECLARED_IN: Final = (
     "fastsmtp.smtp.meters",
     "fastsmtp.sink",
     "fastsmtp.queue.spool",
+    "fastsmtp.queue.meters",
+    "fastsmtp.delivery.owner_meters",
+    "fastsmtp.delivery.meters",
+    "fastsmtp.delivery.callout",
     "fastsmtp.dns_meters",
     "fastsmtp.supervisor.meters",
 )

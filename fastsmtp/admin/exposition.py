@@ -22,7 +22,7 @@ from fastsmtp.admin.http import Answer, Front
 from fastsmtp.config.endpoint import parse_endpoint
 from fastsmtp.errors import ConfigError
 from fastsmtp.log import Log
-from fastsmtp.metrics import LATENCIES_S, Board, Declared
+from fastsmtp.metrics import Board, Declared, Histogram
 from fastsmtp.supervisor.shapes import Aside, Seat
 
 if TYPE_CHECKING:
@@ -205,14 +205,14 @@ def _family(one: Declared, series: list[tuple[tuple[str, ...], int]]) -> Metric:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
     series.sort()
-    if one.kind == "histogram":
+    if isinstance(one, Histogram):
         histogram = HistogramMetricFamily(one.name, one.text, labels=one.labels)
         cells: dict[tuple[str, ...], dict[str, int]] = {}
         for labels, value in series:
             cells.setdefault(labels[:-1], {})[labels[-1]] = value
         for labels, counts in cells.items():
             buckets, seen = [], 0
-            for at, bound_s in enumerate((*map(str, LATENCIES_S), "+Inf")):
+            for at, bound_s in enumerate((*map(str, one.bounds_s), "+Inf")):
                 seen += counts.get(str(at), 0)
                 buckets.append((bound_s, float(seen)))
             total = counts.get(str(len(buckets)), 0) * MICROSECOND
@@ -220,7 +220,7 @@ def _family(one: Declared, series: list[tuple[tuple[str, ...], int]]) -> Metric:
         return histogram
     counter = CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily
     family = counter(one.name, one.text, labels=one.labels)
-    unit = MICROSECOND if one.name.endswith("_seconds_total") else 1
+    unit = MICROSECOND if one.name.endswith(("_seconds_total", "_seconds")) else 1
     for labels, value in series:
         family.add_metric(labels, value * unit)
     return family

@@ -62,6 +62,7 @@ class AdminServer:
     directory  of the queue; the socket is protocol.SOCKET in it
     version    of the running program
     log        gets a line for each change: who asked for what, and how much it was
+    commands   how often each was carried out
     """
 
     def __init__(self, handler: Handler, directory: str, *, version: str, log: Log) -> None:
@@ -70,6 +71,7 @@ class AdminServer:
         self._version = version
         self._log = log
         self._inode = 0
+        self.commands: dict[str, int] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._allowed = frozenset({0, os.geteuid()})
@@ -146,6 +148,15 @@ class AdminServer:
         if spoken != protocol.PROTOCOL:
             raise ValueError(f"protocol {spoken!r}: this server speaks {protocol.PROTOCOL}")
         command = request.get("command")
+        answer = await self._carry_out(client, request, command, pid)
+        # What was carried out is one of the few that there are.
+        command = str(command)
+        self.commands[command] = self.commands.get(command, 0) + 1
+        return answer
+
+    async def _carry_out(
+        self, client: _Client, request: dict[str, Any], command: Any, pid: int
+    ) -> dict[str, Any]:
         if command in protocol.ACTIONS:
             found = protocol.parse_filter(request.get("filter"))
             if found == Filter() and request.get("all") is not True:

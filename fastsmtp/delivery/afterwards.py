@@ -97,6 +97,8 @@ class Afterwards:
         # Held while rows are taken, and by who changes where they point to.
         self.taking = asyncio.Lock()
         self._cases: deque[Case] = deque()
+        # Reports that were made, by the first fate of each.
+        self.reported: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
         self._due: asyncio.Task[None] | None = None
         self._removals: set[asyncio.Task[None]] = set()
@@ -130,6 +132,11 @@ class Afterwards:
 
     def give_back(self, keys: Sequence[Key]) -> None:
         self._index.give_back(keys)
+
+    @property
+    def waiting(self) -> int:
+        """Cases that nobody works on yet."""
+        return len(self._cases)
 
     def wake(self) -> None:
         """Rows have become due."""
@@ -251,6 +258,8 @@ class Afterwards:
             )
             if report is not None and self._address(report, message):
                 reports.append(encode(report))
+                action = some[0].action.value
+                self.reported[action] = self.reported.get(action, 0) + 1
         if reports:
             await self._insist(lambda: self._append(reports))
 

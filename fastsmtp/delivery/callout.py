@@ -21,6 +21,7 @@ from fastsmtp.config.dest import parse_dest
 from fastsmtp.delivery.pool import Limits, NextHop, Pool
 from fastsmtp.log import Log
 from fastsmtp.message import Envelope, Recipient
+from fastsmtp.metrics import Cell, Counter, Sheet
 from fastsmtp.policy.callout import Callout, Heard
 from fastsmtp.policy.stage import Failed
 
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 
 CONNECTIONS: Final = 10
 """Open ones to one next hop, a worker: for the pool that is given to Callouts."""
+
+CALLOUTS = Counter(
+    "fastsmtp_callouts_total",
+    "Questions whether a recipient exists: known (the answer was), or what a next hop said when it was asked: "
+    "accepted, refused, deferred; unanswered when it could not be asked",
+    "outcome",
+)
+OUTCOMES: Final = ("known", "accepted", "refused", "deferred", "unanswered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,8 @@ class Callouts:
         self._down: dict[str, _Known] = {}
         self._hops: dict[str, NextHop] = {}
         self._asking: dict[Callout, asyncio.Task[None]] = {}
+        self._counts = dict.fromkeys(OUTCOMES, 0)
+        self._cells: list[tuple[Cell, str]] = []
         self._waiting: dict[Callout, list[_Batch]] = {}
 
     def put(
@@ -103,6 +114,11 @@ class Callouts:
         """
         now = self._now()
         answers = [self._find(question, now) for question in questions]
+        for answer in answers:
+            if type(answer) is Heard:
+                self._counts["known"] += 1
+            elif answer is not None:
+                self._counts["unanswered"] += 1
         if None not in answers:
             return tuple(answers)
         batch = _Batch(list(questions), answers, answered)
@@ -113,6 +129,15 @@ class Callouts:
                 self._waiting.setdefault(question, []).append(batch)
                 self._ask(question)
         return None
+
+    def measure(self, sheet: Sheet) -> None:
+        """From now on publish() copies all counts to this sheet."""
+        self._cells = [(CALLOUTS.of(sheet, outcome), outcome) for outcome in OUTCOMES]
+
+    def publish(self) -> None:
+        """Copy the counts into the metrics, where measure() was called."""
+        for cell, outcome in self._cells:
+            cell.set(self._counts[outcome])
 
     async def close(self) -> None:
         tasks = list(self._asking.values())
@@ -156,8 +181,18 @@ class Callouts:
         finally:
             del self._asking[question]
             self._remember(question, answer)
+            self._count(answer)
             for batch in self._waiting.pop(question, ()):
                 batch.take(question, answer)
+
+    def _count(self, answer: Heard | Failed) -> None:
+        """What a next hop said to one question that it was asked."""
+        if type(answer) is not Heard:
+            self._counts["unanswered"] += 1
+        elif answer.refusal is None:
+            self._counts["accepted"] += 1
+        else:
+            self._counts["refused" if answer.refusal.is_permanent else "deferred"] += 1
 
     async def _ask_hop(self, question: Callout) -> Heard:
         """One transaction that never gets to DATA.  Raises errors.TemporaryError."""

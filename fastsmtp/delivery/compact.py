@@ -36,6 +36,7 @@ class Compactor:
     """See the module's text.
 
     journal   our own, where copies go
+    copied    records so far;  still  segments at the last look of which only rows of the index are left
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class Compactor:
         self._journal = journal
         self._disk = disk
         self._log = log
+        self.copied = 0
+        self.still = 0
 
     async def run(self) -> None:
         """For ever."""
@@ -68,14 +71,17 @@ class Compactor:
     async def look(self) -> int:
         """Once; how many records were copied."""
         keeper = self._keeper
-        copied = 0
+        copied = still = 0
         keeper.is_retiring = False
         try:
             for kept in list(keeper.segments.values()):
                 if _is_still(kept):
+                    still += 1
                     copied += await self._compact(kept)
         finally:
             keeper.is_retiring = True
+            self.copied += copied
+            self.still = still
             for kept in list(keeper.segments.values()):
                 keeper.look_at(kept)
         return copied

@@ -30,6 +30,7 @@ from fastsmtp.delivery.identity import Identity
 from fastsmtp.delivery.job import Damaged, Stored
 from fastsmtp.delivery.lane import Lane, Pending
 from fastsmtp.delivery.link import Link
+from fastsmtp.delivery.meters import DeliveryMeter
 from fastsmtp.delivery.mx import TTL_S, Found, Host, IsUs, find_hosts
 from fastsmtp.delivery.outcome import Hop, Outcome, Retry
 from fastsmtp.delivery.site import Need, Site
@@ -106,6 +107,7 @@ class Deliverer:
     processes  that share the limits of a source
     port       of servers found by MX
     rule_for   which TLS a host must have
+    meter      counts connections, sources and sites
     chance     for shuffling and choosing; seeded by the kernel, after the fork, when not given
     tick_s     how often deadlines are looked at
     """
@@ -124,11 +126,13 @@ class Deliverer:
         rule_for: RuleFor = rule_of_route,
         tls: OutgoingTls | None = None,
         log: Log | None = None,
+        meter: DeliveryMeter | None = None,
         chance: random.Random | None = None,
         tick_s: float = TICK_S,
     ) -> None:
         self.remote = remote
         self.log = log
+        self.meter = meter
         self.routing = routing or Routing(AcceptTable(), RouteTable())
         self.chance = chance or random.Random(random.SystemRandom().getrandbits(128))  # noqa: S311 - no secret
         self.sources = Sources(hostname, self.chance.random, processes)
@@ -302,6 +306,8 @@ class Deliverer:
         if source.bad_until_s <= now and not isinstance(error, errors.SourceUnfit):
             source.bad_until_s = now + REST_S
             source.reason = str(error)
+            if self.meter is not None:
+                self.meter.source_failed(source.name)
             if self.log is not None:
                 self.log.line("source_failed", source=source.name, reason=str(error), delay_s=round(REST_S))
         if source.source is not None and source.source.may_pass_on:
@@ -374,6 +380,8 @@ class Deliverer:
             found = stop.value
         now = self.now()
         if not isinstance(found, Found):
+            if self.meter is not None:
+                self.meter.no_servers(found)
             return _Known(now + FAULT_S, None, found)
         names = tuple(sorted(host.name or host.ipv4 + host.ipv6 for host in found.hosts))
         site = self._sites.get(names)
@@ -493,6 +501,16 @@ class Deliverer:
         for link in links:
             link.abort()
         await asyncio.sleep(0)
+
+    def publish(self) -> None:
+        """Copy what is kept here into the metrics."""
+        if self.meter is None:
+            return
+        now = asyncio.get_running_loop().time() if self._clock is None else self._clock()
+        paused = sum(site.paused_until_s > now for site in self._sites.values())
+        self.meter.publish_sites(len(self._sites), paused)
+        for source in (self.sources.default, *self.sources.known()):
+            self.meter.publish_source(source, now)
 
     @property
     def site_count(self) -> int:

@@ -428,4 +428,7 @@ def _loose(system: Any, keeper: Keeper) -> list[int]:
 
 
 def _look_at_space(system: Any, space: Space) -> None:
-    space.look(system)
+    if space.low_water_bytes:
+        space.look(system)
+    else:
+        space.measure(system)

@@ -40,6 +40,7 @@ class Dialer:
     def __init__(self, deliverer: Deliverer, tls: OutgoingTls, rule_for: RuleFor) -> None:
         self.remote = deliverer.remote
         self.log = deliverer.log
+        self.meter = deliverer.meter
         self.tls = tls
         self._deliverer = deliverer
         self._rule_for = rule_for
@@ -64,6 +65,8 @@ class Dialer:
         return self._deliverer.is_wanted(source)
 
     def keep(self, lane: Lane) -> None:
+        if self.meter is not None:
+            self.meter.ended(lane.hop.source, lane.served)
         rule = self._rules.pop(lane, None)
         if rule is not None and lane.transport is not None:
             self.tls.keep_session(lane.transport, *rule)
@@ -89,6 +92,20 @@ class Dialer:
         self, site: Site, need: Need, target: Target, route: Route, identity: Identity | None = None
     ) -> Lane:
         """A connection that has greeted, safe as it must be.  Raises TemporaryError, SourceUnusable."""
+        meter = self.meter
+        try:
+            lane = await self._dial(site, need, target, route, identity)
+        except errors.TemporaryError as error:
+            if meter is not None:
+                meter.not_opened(need.source.name, error)
+            raise
+        if meter is not None:
+            meter.opened(need.source.name, lane.hop.tls)
+        return lane
+
+    async def _dial(
+        self, site: Site, need: Need, target: Target, route: Route, identity: Identity | None
+    ) -> Lane:
         host = target.host or target.address
         rule = TlsRule("off") if target.path else self._rule_for(route, host)
         if rule.mode == "opportunistic" and self.tls.has_failed(host, self.now()):
@@ -96,6 +113,8 @@ class Dialer:
         try:
             return await self._session(site, need, target, identity, rule, host)
         except errors.NextHopInsecure as error:
+            if self.meter is not None:
+                self.meter.tls_failed()
             if rule.mode != "opportunistic":
                 self._say(site, target, host, str(error), "deferred")
                 raise

@@ -108,6 +108,11 @@ class Dispatcher:
         # What a shard that was there before us said that it has.
         self._held: list[set[Named]] = [set() for _ in range(sites.shards)]
 
+    @property
+    def sent(self) -> int:
+        """Recipients that a shard has."""
+        return len(self._sent)
+
     # --- what comes in ----------------------------------------------------------------------------
 
     def arrived(self, kept: Kept, batch: Sequence[Arrived]) -> None:

@@ -31,6 +31,7 @@ from fastsmtp.delivery.sites import Sites
 from fastsmtp.delivery.stored import Reader
 from fastsmtp.delivery.together import Together
 from fastsmtp.log import Log
+from fastsmtp.metrics import Sheet
 from fastsmtp.queue import frames
 from fastsmtp.queue.bodies import Bodies
 from fastsmtp.queue.deferred import DeferredIndex
@@ -41,6 +42,8 @@ from fastsmtp.queue.fileheader import Purpose
 from fastsmtp.queue.index import NAME, Opened
 from fastsmtp.queue.journal import Journal, LocalSource
 from fastsmtp.queue.keeper import Destinations, Keeper, is_held
+from fastsmtp.queue.meters import DONE as DONE_LOG
+from fastsmtp.queue.meters import OWN, JournalMeter
 from fastsmtp.queue.model import decode
 from fastsmtp.queue.place import Place
 from fastsmtp.queue.reconcile import Reconciled, Reconciler
@@ -96,6 +99,8 @@ class Owner:
     free_bytes   the low-water mark
     place_for    domain -> where a report goes
     failed       called with an error after which the process can't go on
+    metrics      where journals are counted
+    took_s       how long the start took
     """
 
     def __init__(
@@ -117,7 +122,10 @@ class Owner:
         failed: Callable[[Exception], object],
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        metrics: Sheet | None = None,
     ) -> None:
+        self._metrics = metrics
+        self.took_s = 0.0
         self.directory = directory
         self._sock = sock
         self._progress = progress
@@ -132,8 +140,8 @@ class Owner:
         self._failed = failed
         self._wall = wall
         self._clock = clock
-        self._space = Space(directory, free_bytes)
-        self._store, self._done_store, self._bodies = stores(directory, version, self._space)
+        self.space = Space(directory, free_bytes)
+        self.store, self._done_store, self.bodies = stores(directory, version, self.space)
         self._disk = ThreadDisk()
         self._own_number = progress.workers - 1
         self._sites = Sites(shards)
@@ -149,7 +157,7 @@ class Owner:
         self.index.start()
         self._done_journal = Journal(
             LocalSource(self._done_store, self._disk), loop=loop, clock=self._clock,
-            writer=Writer(), kind=DONE, seals=opening.log.seals,
+            writer=Writer(), kind=DONE, seals=opening.log.seals, meter=self._meter(DONE_LOG),
         )  # fmt: skip
         await self._done_journal.start()
         self.log = DoneLog(
@@ -157,18 +165,18 @@ class Owner:
             synced=self._log_synced,
         )  # fmt: skip
         self.keeper = Keeper(
-            store=self._store, done_store=self._done_store, bodies=self._bodies, disk=self._disk, log=self.log,
+            store=self.store, done_store=self._done_store, bodies=self.bodies, disk=self._disk, log=self.log,
             current_done=self._current_done, report=self._tell, failed=self._done_failed,
         )  # fmt: skip
         self.dispatcher = Dispatcher(self.keeper, self._sites)
-        self.reader = Reader(self._store, self._bodies, self._disk)
+        self.reader = Reader(self.store, self.bodies, self._disk)
         self.desk = Desk(
             self._sock, keeper=self.keeper, dispatcher=self.dispatcher, progress=self._progress,
-            space=self._space, disk=self._disk, users=self._users, own_number=self._own_number, log=self._log,
+            space=self.space, disk=self._disk, users=self._users, own_number=self._own_number, log=self._log,
             loop=loop, ticked=self.reader.tidy,
         )  # fmt: skip
         self.afterwards = Afterwards(
-            self.dispatcher, self.index, reader=Reader(self._store, self._bodies, self._disk),
+            self.dispatcher, self.index, reader=Reader(self.store, self.bodies, self._disk),
             reporter=self._reporter, ids=self._ids, journal=self._own_journal, place_for=self._place_for,
             patience=self._patience, disk=self._disk, wall=self._wall,
             random=random_module.SystemRandom().random, log=self._log, loop=loop, pump=self.desk.pump_soon,
@@ -223,10 +231,11 @@ class Owner:
 
     def _read_all(self) -> Opening:
         """Blocking: the log of what is done, the journal, the index, and what they make together."""
+        self.bodies.count(os)
         log = recover(os, self._done_store)
         done = read_done(os, self._done_store, log)
         in_use = dict(self._progress.read(number)[1:] for number in range(self._progress.workers))
-        mail = recover(os, self._store, in_use=in_use, ends=done.ends, held=is_held)
+        mail = recover(os, self.store, in_use=in_use, ends=done.ends, held=is_held)
         epochs = {segment.header.epoch for segment in mail.segments}
         for number in done.keep_only(epochs):
             done.forget_file(number)
@@ -238,7 +247,7 @@ class Owner:
         named: set[int] = set()
         spooled: dict[Place, Found] = {}
         kept = {segment.header.epoch: segment.kept for segment in mail.segments}
-        for place, payload in mail.messages(os, self._store):
+        for place, payload in mail.messages(os, self.store):
             try:
                 body, destinations = destinations_of(payload)
             except ValueError as error:
@@ -258,7 +267,7 @@ class Owner:
                 found.append(one)
                 if body is not None:
                     spooled[place] = one
-        self._bodies.refuse_later(os, named)
+        self.bodies.refuse_later(os, named)
         reconciled = reconciler.finish(mail)
         indexed = self.index.file.segments()
         if spooled:
@@ -269,9 +278,9 @@ class Owner:
         try:
             decode(payload)
         except errors.QueueDamaged as damage:
-            mail.fault(self._store, place, str(damage))
+            mail.fault(self.store, place, str(damage))
         else:
-            mail.fault(self._store, place, str(error))
+            mail.fault(self.store, place, str(error))
 
     def _with_indexed(self, found: list[Found], spooled: dict[Place, Found]) -> list[Found]:
         """Messages with a body file, and how many of their recipients are in the index: it goes with the last."""
@@ -314,7 +323,7 @@ class Owner:
         if any(scanned.is_in_use for scanned in opening.mail.segments):
             self.desk.wants_sweep = True
         else:
-            self._disk.forget(_remove_orphans, self._bodies, opening.named)
+            self._disk.forget(_remove_orphans, self.bodies, opening.named)
 
     # --- our own journal --------------------------------------------------------------------------
 
@@ -325,11 +334,17 @@ class Owner:
                 journal: Journal = Journal(
                     _OwnSource(self.keeper, self.desk), loop=self._loop, clock=self._clock,
                     writer=Writer(progress=self._progress, worker=self._own_number),
-                    synced=self.desk.look_soon,
+                    synced=self.desk.look_soon, meter=self._meter(OWN),
                 )  # fmt: skip
                 await journal.start()
                 self._own = journal
         return self._own
+
+    def _meter(self, journal: str) -> JournalMeter | None:
+        return None if self._metrics is None else JournalMeter(self._metrics, journal)
+
+    def now_ms(self) -> int:
+        return int(self._wall() * 1000)
 
     def _log_synced(self) -> None:
         self.keeper.log_synced()
@@ -359,15 +374,16 @@ class Owner:
             )  # fmt: skip
         for row in opening.reconciled.lost:
             self._log.line(
-                "queue_damaged", file=self._store.path(row.place.number), offset=row.place.offset, id=row.id,
+                "queue_damaged", file=self.store.path(row.place.number), offset=row.place.offset, id=row.id,
                 rcpt=row.address, reason="a deferred recipient without its message",
             )  # fmt: skip
+        self.took_s = self._clock() - began
         self._log.line(
             "queue_open",
             segments=len(opening.mail.segments),
             pending=sum(len(one.pending) for one in opening.found),
             deferred=sum(opening.indexed.values()),
-            took_ms=round((self._clock() - began) * 1000),
+            took_ms=round(self.took_s * 1000),
         )
 
 

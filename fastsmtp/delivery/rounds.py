@@ -42,6 +42,7 @@ class Rounds:
         self._loop = loop
         self._failed = failed
         self._dog = Watchdog()
+        self.stranded = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -72,8 +73,10 @@ class Rounds:
             self._log.line("clock_set_back", found=count)
         skipped = await self._index.skipped()
         if skipped:
+            self.stranded += skipped
             self._log.line("stranded", found=skipped, reason="due, and nobody's")
         for (number, _), stranded in self._dog.look(await self._index.segments(self._balances)).items():
+            self.stranded += abs(stranded)
             self._log.line(
                 "stranded", found=stranded, file=self._dispatcher.keeper.store.path(number),
                 reason="accepted, and nobody's" if stranded > 0 else "known twice",

@@ -8,6 +8,7 @@ died.  Not here: how anything is delivered (a Deliverer does that).  Rank 6.
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from fastsmtp import errors, reply
 from fastsmtp.delivery import wire
 from fastsmtp.delivery.job import Damaged, Deliverer, Job, Result, Told
+from fastsmtp.delivery.meters import DeliveryMeter
 from fastsmtp.delivery.outcome import Delivered, Outcome, Retry
 from fastsmtp.delivery.stored import Reader, StoredMessage
 from fastsmtp.log import Log
@@ -30,6 +32,7 @@ class Shard:
 
     path   of the dispatcher's socket
     log    gets a line for every recipient
+    meter  counts what became of them
     """
 
     def __init__(
@@ -42,7 +45,9 @@ class Shard:
         deliverer: Deliverer,
         log: Log,
         loop: asyncio.AbstractEventLoop,
+        meter: DeliveryMeter | None = None,
     ) -> None:
+        self._meter = meter
         self._path = path
         self._number = number
         self._of = of
@@ -175,6 +180,9 @@ class Shard:
             if stored is not None and not isinstance(outcome, Damaged):
                 self._tell(job, stored, recipient, outcome, took_ms)
             self._fresh.append(Result(job.place, recipient, _for_sender(job, stored, recipient, outcome)))
+        if self._meter is not None:
+            age_s = 0.0 if stored is None else max(time.time() - stored.accepted_ms / 1000, 0.0)
+            self._meter.attempted(job.deliver, outcomes, age_s)
         if not self._jobs:
             self._is_idle.set()
         if not self._is_flushing:

@@ -9,6 +9,7 @@ a file is a job for a Disk.  Rank 5.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
@@ -36,9 +37,12 @@ class BodyFile:
 
 
 class Bodies:
-    """The body files of one queue, in a directory that is there; names are random, so that no number is used twice."""
+    """The body files of one queue, in a directory that is there; names are random, so that no number is used twice.
 
-    __slots__ = ("_random", "_space", "_version", "_wall", "directory")
+    files   how many there are, as far as we made, counted and removed them
+    """
+
+    __slots__ = ("_lock", "_random", "_space", "_version", "_wall", "directory", "files")
 
     def __init__(
         self,
@@ -54,6 +58,19 @@ class Bodies:
         self._wall = wall
         self._random = random
         self._space = space
+        # Jobs run in several threads.
+        self._lock = threading.Lock()
+        self.files = 0
+
+    def count(self, system: Any) -> None:
+        """At start-up: how many there are; from then on the number is kept."""
+        found = len(system.listdir(self.directory))
+        with self._lock:
+            self.files = found
+
+    def _note(self, change: int) -> None:
+        with self._lock:
+            self.files += change
 
     def path(self, number: int) -> str:
         return f"{self.directory}/{number:016x}"
@@ -71,6 +88,7 @@ class Bodies:
             for file in made:
                 system.close(file.fd)
             raise
+        self._note(len(made))
         return made
 
     def _make(self, system: Any) -> BodyFile:
@@ -138,6 +156,7 @@ class Bodies:
     def remove(self, system: Any, number: int) -> None:
         """The message is done.  That may be lost in a crash: the file is then an orphan."""
         system.unlink(self.path(number))
+        self._note(-1)
 
     def loose(self, system: Any, is_held: Callable[[int], bool]) -> list[int]:
         """Numbers of files that no worker has open; those that no record names either are orphans."""
@@ -165,4 +184,5 @@ class Bodies:
             if number is not None and number not in named:
                 system.unlink(self.path(number))
                 removed += 1
+        self._note(-removed)
         return removed

@@ -106,6 +106,15 @@ class Opened(NamedTuple):
     was_clean: bool = True
 
 
+class Numbers(NamedTuple):
+    """Rows for now, held, of those for now the due ones; when the oldest of the first rows was accepted."""
+
+    deferred: int
+    held: int
+    due: int
+    oldest_ms: int | None
+
+
 class IndexFile:
     """The file.  Every method but open and close may raise what storage_error() makes of SQLite's errors.
 
@@ -444,6 +453,17 @@ class IndexFile:
             "(SELECT count(*) FROM (SELECT DISTINCT number, epoch, offset FROM waiting))"
         ).fetchone()
         return Counts(due, held, messages)
+
+    def numbers(self, now_ms: int) -> Numbers:
+        """For the metrics: 50 ms for a million rows."""
+        deferred, held, due, oldest_ms = self._db.execute(
+            "SELECT (SELECT count(*) FROM waiting WHERE state <> 2), (SELECT count(*) FROM waiting WHERE state = 2),"
+            "(SELECT count(*) FROM waiting WHERE state <> 2 AND next_ms <= ?),"
+            # Rows keep their number for as long as their message stays where it is.
+            "(SELECT min(accepted_ms) FROM (SELECT accepted_ms FROM waiting ORDER BY row LIMIT 1000))",
+            (now_ms,),
+        ).fetchone()
+        return Numbers(deferred, held, due, oldest_ms)
 
     def segments(self) -> dict[tuple[int, int], int]:
         """(number, epoch) of the segments that rows are in -> how many."""

@@ -20,6 +20,7 @@ from fastsmtp import errors
 from fastsmtp._journal import Writer
 from fastsmtp._record import BLOCK, MESSAGE, SEAL
 from fastsmtp.queue.disk import Disk, storage_error
+from fastsmtp.queue.meters import JournalMeter
 from fastsmtp.queue.place import Place, Seal
 from fastsmtp.queue.store import Segment, Store
 
@@ -82,6 +83,7 @@ class Journal:
     clock    seconds, monotonic
     seals    of segments of an earlier life (recovery.py); written with the first batch
     synced   called after syncs, when those who waited for them have been told
+    meter    counts records, syncs, and what was refused
     """
 
     def __init__(
@@ -94,7 +96,11 @@ class Journal:
         kind: int = MESSAGE,
         seals: Sequence[Seal] = (),
         synced: Callable[[], object] | None = None,
+        meter: JournalMeter | None = None,
     ) -> None:
+        self._meter = meter
+        if meter is not None:
+            writer.timed = meter.syncs.observe
         self._synced = synced
         self._source = source
         self._loop = loop
@@ -141,6 +147,8 @@ class Journal:
             if not self._is_stopped and self._put(pieces, body_fd, future, kind):
                 return
             if self._error is not None and self._clock() < self._retry_at:
+                if self._meter is not None:
+                    self._meter.refused(self._error)
                 future.set_exception(_copy(self._error))
                 return
             self._begin_move()
@@ -200,19 +208,30 @@ class Journal:
         """Settle the futures of what is over; the last failure, if there was one."""
         segment = self._segment
         failure = None
+        records = failed = total_bytes = 0
         for cookie, error, offset, size_bytes in self._writer.reap():
             if error:
+                failed += 1
                 failure = storage_error(OSError(error, os.strerror(error)))
             if isinstance(cookie, Seal):
                 # One that failed is written again with the next segment.
                 if not error:
                     self._seals.remove(cookie)
-            elif cookie.done():
                 continue
-            elif failure is not None and error:
+            if not error:
+                records += 1
+                total_bytes += size_bytes
+            if cookie.done():
+                continue
+            if failure is not None and error:
                 cookie.set_exception(failure)
             elif segment is not None:
                 cookie.set_result(Place(segment.number, segment.epoch, offset, size_bytes))
+        if self._meter is not None:
+            if records:
+                self._meter.synced(records, total_bytes)
+            if failure is not None:
+                self._meter.refused(failure, failed)
         return failure
 
     def _begin_move(self) -> None:
@@ -301,6 +320,8 @@ class Journal:
             _, body_fd, future, _ = self._waiting.popleft()
             self._writer.close_duplicate(body_fd)
             futures.append(future)
+        if self._meter is not None:
+            self._meter.refused(error, len(futures))
         for future in futures:
             if not future.done():
                 future.set_exception(_copy(error))

@@ -80,14 +80,22 @@ class Space:
 
     directory        on the file system that is asked
     low_water_bytes  0: none
+    left_bytes       as it was last seen
     """
 
-    __slots__ = ("directory", "is_low", "low_water_bytes")
+    __slots__ = ("directory", "is_low", "left_bytes", "low_water_bytes")
 
     def __init__(self, directory: str, low_water_bytes: int) -> None:
         self.directory = directory
         self.low_water_bytes = low_water_bytes
         self.is_low = False
+        self.left_bytes = 0
+
+    def measure(self, system: Any) -> int:
+        """Bytes that are free.  A job."""
+        found = system.statvfs(self.directory)
+        self.left_bytes = found.f_bavail * found.f_frsize
+        return self.left_bytes
 
     def look(self, system: Any, wanted_bytes: int = 0) -> bool:
         """True: below the mark, or it would be with wanted_bytes more.  A job; sets is_low for those who can't wait.
@@ -96,8 +104,7 @@ class Space:
         """
         if not self.low_water_bytes:
             return False
-        found = system.statvfs(self.directory)
-        free_bytes = found.f_bavail * found.f_frsize
+        free_bytes = self.measure(system)
         mark = self.low_water_bytes + (self.low_water_bytes // 8 if self.is_low else 0)
         self.is_low = free_bytes < mark
         return bool(self.is_low or free_bytes - wanted_bytes < self.low_water_bytes)
@@ -138,6 +145,11 @@ class Store:
         self._lock = threading.Lock()
         self._free: list[int] = []
         self._next = 1
+
+    @property
+    def free(self) -> int:
+        """How many segments are ready to be used again."""
+        return len(self._free)
 
     def path(self, number: int, prefix: str = "") -> str:
         return f"{self.directory}/{prefix or self._prefix}{number:016x}"

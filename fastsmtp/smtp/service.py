@@ -123,7 +123,7 @@ class Service:
         self.lists.tick(now())
         self.metrics = metrics or Board(1).sheet(0)
         self._meter = WorkerMeter(self.metrics, log, counters)
-        for source in (self.lists, resolver, *measured):
+        for source in (self.lists, resolver, *self._answerers.values(), *measured):
             self._meter.add(source)
         self.observer = observer
         self.ids = SessionIds(worker, wall)

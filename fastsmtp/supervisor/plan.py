@@ -215,7 +215,7 @@ class ServerPlan:
             )
             if not uses_queue(self.loaded):
                 return direct
-        queue = await open_sink(self.state, self.hall, seat.identity, budget)
+        queue = await open_sink(self.state, self.hall, seat.identity, budget, seat.metrics)
         return queue if direct is None else EitherSink(queue, direct)
 
     # --- TLS ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 from fastsmtp._journal import Progress, Writer
 from fastsmtp.admin.desk import Desk
@@ -27,24 +27,29 @@ from fastsmtp.config.settings import user_pairs
 from fastsmtp.delivery.as_user import AsUser
 from fastsmtp.delivery.deliverer import Deliverer
 from fastsmtp.delivery.local import Deliveries, LocalDeliverer
+from fastsmtp.delivery.meters import DeliveryMeter
 from fastsmtp.delivery.ourselves import Ours
 from fastsmtp.delivery.owner import BODIES, Owner, stores
+from fastsmtp.delivery.owner_meters import OwnerMeter
 from fastsmtp.delivery.shard import Shard
 from fastsmtp.delivery.starttls import OutgoingTls, TlsRule
 from fastsmtp.delivery.stored import Reader
 from fastsmtp.errors import ConfigError, TemporaryError
 from fastsmtp.log import LogWriter
+from fastsmtp.metrics import Sheet
 from fastsmtp.queue import frames
 from fastsmtp.queue.disk import ThreadDisk
 from fastsmtp.queue.dsn import Reporter
 from fastsmtp.queue.journal import Journal
 from fastsmtp.queue.line import listen
+from fastsmtp.queue.meters import MAIL, JournalMeter
 from fastsmtp.queue.remote import Remote
 from fastsmtp.queue.schedule import patience_of
 from fastsmtp.queue.spool import Budget
 from fastsmtp.queue_sink import QueueSink
 from fastsmtp.resolver import Hosts, make_resolver
 from fastsmtp.smtp.ids import SessionIds
+from fastsmtp.smtp.meters import Measured
 from fastsmtp.supervisor.shapes import Aside, Seat
 
 QUEUE: Final = "queue"
@@ -230,6 +235,7 @@ class DispatcherAside(_Process):
             log=log,
             loop=loop,
             failed=failed,
+            metrics=seat.metrics,
         )
         try:
             await owner.start()
@@ -244,16 +250,19 @@ class DispatcherAside(_Process):
         except TemporaryError as error:
             # Mail is delivered all the same.
             log.line("queue_failed", reason=str(error))
-        return DispatcherRunning(owner, admin, log)
+        meter = OwnerMeter(seat.metrics, owner, admin.commands)
+        meter.start()
+        return DispatcherRunning(owner, admin, log, meter)
 
 
 class DispatcherRunning:
     """See shapes.Running."""
 
-    def __init__(self, owner: Owner, admin: AdminServer, log: LogWriter) -> None:
+    def __init__(self, owner: Owner, admin: AdminServer, log: LogWriter, meter: OwnerMeter) -> None:
         self._owner = owner
         self._admin = admin
-        self._flusher = Flusher(log)
+        self._meter = meter
+        self._flusher = Flusher(log, meter.publish)
 
     async def replace(self, files: Mapping[str, bytes]) -> None:
         return None
@@ -263,6 +272,7 @@ class DispatcherRunning:
 
     async def close(self) -> None:
         await self._admin.close()
+        await self._meter.close()
         await self._owner.close()
         self._flusher.close()
 
@@ -316,6 +326,7 @@ class ShardAside(_Process):
         disk = ThreadDisk(threads=SHARD_THREADS)
         # Beside the disk: a program that hangs keeps its thread, and Maildirs must not wait for it.
         programs = ThreadDisk(threads=SHARD_THREADS)
+        meter = DeliveryMeter(seat.metrics)
         hosts = Hosts()
         resolver = make_resolver(
             config.dns.servers,
@@ -336,6 +347,7 @@ class ShardAside(_Process):
                 config.hostname, [parse_endpoint(text) for listen in config.listen for text in listen.address]
             ),
             log=log,
+            meter=meter,
         )
         mail, _, bodies = stores(os.path.join(self.state, QUEUE), self.hall.version)
         shard = Shard(
@@ -351,8 +363,18 @@ class ShardAside(_Process):
             ),
             log=log,
             loop=loop,
+            meter=meter,
         )
+        measured: Measured | None = cast("Measured", resolver) if hasattr(resolver, "measure") else None
+        if measured is not None:
+            measured.measure(seat.metrics)
         shard.start()
+
+        def publish() -> None:
+            meter.publish_jobs(shard.jobs)
+            other.publish()
+            if measured is not None:
+                measured.publish()
 
         def close() -> None:
             resolver.close()
@@ -360,16 +382,18 @@ class ShardAside(_Process):
             disk.close()
             programs.close()
 
-        return ShardRunning(shard, log, close)
+        return ShardRunning(shard, log, publish, close)
 
 
 class ShardRunning:
     """See shapes.Running."""
 
-    def __init__(self, shard: Shard, log: LogWriter, close: Callable[[], None]) -> None:
+    def __init__(
+        self, shard: Shard, log: LogWriter, publish: Callable[[], None], close: Callable[[], None]
+    ) -> None:
         self._shard = shard
         self._close = close
-        self._flusher = Flusher(log)
+        self._flusher = Flusher(log, publish)
 
     async def replace(self, files: Mapping[str, bytes]) -> None:
         return None
@@ -381,39 +405,49 @@ class ShardRunning:
 
     async def close(self) -> None:
         await self._shard.close()
-        self._close()
         self._flusher.close()
+        self._close()
 
 
 class Flusher:
-    """Writes the log's lines out, twice a second."""
+    """Writes the log's lines out and publishes numbers, twice a second."""
 
-    def __init__(self, log: LogWriter) -> None:
+    def __init__(self, log: LogWriter, publish: Callable[[], None]) -> None:
         self._log = log
+        self._publish = publish
         self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 
     def _flush(self) -> None:
         self._log.flush()
+        self._publish()
         self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 
     def close(self) -> None:
         self._timer.cancel()
+        self._publish()
         self._log.flush()
 
 
-async def open_sink(state: str, hall: Hall, identity: int, budget: Budget) -> QueueSink:
+async def open_sink(
+    state: str, hall: Hall, identity: int, budget: Budget, metrics: Sheet | None = None
+) -> QueueSink:
     """The sink of one worker; raises ConfigError when there is no segment to be had."""
     loop = asyncio.get_running_loop()
     remote = Remote(os.path.join(state, SOCKET), identity, hall.progress, loop=loop, patience_s=START_S)
     remote.connect()
     writer: Writer[object] = Writer(progress=hall.progress, worker=identity)
-    journal = Journal(remote, loop=loop, clock=time.monotonic, writer=writer, synced=remote.synced)  # type: ignore[arg-type]
+    meter = None if metrics is None else JournalMeter(metrics, MAIL)
+    journal = Journal(
+        remote, loop=loop, clock=time.monotonic, writer=writer, synced=remote.synced, meter=meter  # type: ignore[arg-type]
+    )  # fmt: skip
     try:
         await journal.start()
     except TemporaryError as error:
         raise ConfigError(f"the queue can't be used: {error}") from None
     remote.be_patient_no_more()
-    return QueueSink(remote=remote, journal=journal, disk=ThreadDisk(), budget=budget, wall=time.time)
+    return QueueSink(
+        remote=remote, journal=journal, disk=ThreadDisk(), budget=budget, wall=time.time, meter=meter
+    )
 
 
 def processes(

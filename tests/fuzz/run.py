@@ -16,6 +16,7 @@ import argparse
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -125,17 +126,12 @@ def names() -> list[str]:
 
 
 def figures(output: str) -> str:
-    """Inputs tried and edges covered, out of libFuzzer's last lines."""
-    runs = [
-        line.split()[-1] for line in output.splitlines() if line.startswith("stat::number_of_executed_units")
-    ]
-    covered = [
-        word
-        for line in output.splitlines()
-        if " cov: " in line
-        for word in [line.split(" cov: ")[1].split()[0]]
-    ]
-    return f"{runs[-1] if runs else '?'} inputs, {covered[-1] if covered else '?'} edges"
+    """Inputs tried and edges covered, out of libFuzzer's last lines; of a target in Python it knows features alone."""
+    runs = re.findall(r"^stat::number_of_executed_units: *(\d+)", output, re.MULTILINE)
+    covered = re.findall(r" cov: (\d+)", output)
+    features = re.findall(r" ft: (\d+)", output)
+    reached = f"{covered[-1]} edges" if covered else f"{features[-1] if features else '?'} features"
+    return f"{runs[-1] if runs else '?'} inputs, {reached}"
 
 
 def main() -> int:

@@ -6,6 +6,7 @@
 #   make test     the test suite;  TESTS="tests/unit -k reply" for a part of it
 #   make lint     ruff and mypy
 #   make bench    side by side with other servers;  BENCH_SECONDS, BENCH_MESSAGES, PEERS=all
+#   make crash    the server under load, killed again and again (docs/crash-test.md);  CRASH_SECONDS, CRASH_SEEDS
 #   make fuzz     coverage-guided fuzzing;  FUZZ_SECONDS
 #   make asan     the suite under AddressSanitizer
 #   make prove    fuzzer and sanitizer find the defects that we plant for them
@@ -22,6 +23,8 @@ TESTS  ?=
 export FUZZ_SECONDS  ?= 60
 export BENCH_SECONDS ?= 2
 BENCH_MESSAGES ?= 1000000
+CRASH_SECONDS ?= 300
+CRASH_SEEDS ?= 1000
 PEERS  ?=
 CERT   ?=
 
@@ -32,7 +35,7 @@ install = $(python) tools/requirements.py $(1) > $(VENV)/$(2).txt && \
           $(python) -m pip install --quiet --disable-pip-version-check -r $(VENV)/$(2).txt && touch $@
 
 .DELETE_ON_ERROR:
-.PHONY: run test lint bench cert fuzz asan prove cover wheels dist build clean distclean
+.PHONY: run test crash lint bench cert fuzz asan prove cover wheels dist build clean distclean
 
 run: $(VENV)/built
 	@printf '%s\n' 'A trial on 127.0.0.1:2525: every recipient is accepted, all mail is kept in a Maildir,' \
@@ -42,6 +45,11 @@ run: $(VENV)/built
 
 test: $(VENV)/test $(VENV)/built
 	$(python) -m pytest $(TESTS)
+
+crash: $(VENV)/test $(VENV)/built
+	CRASH_SEEDS=$(CRASH_SEEDS) $(python) -m pytest -q tests/unit/test_journal_crash.py tests/unit/test_queue_index_crash.py
+	$(python) -m pytest -q tests/integration/test_journal_strace.py tests/integration/test_queue_strace.py
+	CRASH_SECONDS=$(CRASH_SECONDS) $(python) -m pytest -s --timeout 0 tests/integration/test_queue_kill.py
 
 lint: $(VENV)/lint $(VENV)/test $(VENV)/bench
 	$(VENV)/bin/ruff check

@@ -26,6 +26,9 @@ class Failing:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
     def pwritev(self, fd: int, pieces: list[bytes], offset: int) -> int:
         self._fail("pwritev", fd)
         return os.pwritev(fd, pieces, offset)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from fastsmtp.queue_sink import RECORD_BYTES
 from tests.integration.daemon import Daemon
 from tests.integration.servers import until
 
@@ -36,18 +37,19 @@ def failing() -> Daemon:
     return Daemon(CONFIG, accept=ACCEPT, workers=1, program=program)
 
 
-def send(daemon: Daemon, name: str, recipient: str = "b@example.org") -> int:
+def send(daemon: Daemon, name: str, size_bytes: int = 100) -> int:
     """The code that its dot got."""
+    filling = b"0123456789\r\n" * (size_bytes // 12)
     with smtplib.SMTP("127.0.0.1", daemon.port, "client.example.org", timeout=60) as client:
         client.ehlo()
         assert client.mail("a@example.net")[0] == 250
-        assert client.rcpt(recipient)[0] == 250
-        return client.data(f"Subject: {name}\r\n\r\nHello.\r\n".encode())[0]
+        assert client.rcpt("b@example.org")[0] == 250
+        return client.data(f"Subject: {name}\r\n\r\n".encode() + filling)[0]
 
 
-def arrived(daemon: Daemon, recipient: str = "b@example.org") -> list[str]:
+def arrived(daemon: Daemon) -> list[str]:
     """Subjects, sorted."""
-    found = [re.match(rb"Subject: (\S+)\n", letter.text) for letter in daemon.mail(recipient)]
+    found = [re.match(rb"Subject: (\S+)\n", letter.text) for letter in daemon.mail("b@example.org")]
     return sorted(one[1].decode() for one in found if one is not None)
 
 
@@ -68,6 +70,21 @@ def test_a_disk_that_breaks_takes_no_mail_and_loses_none(call: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_body_that_cannot_be_synced_is_refused_and_the_others_are_taken() -> None:
+    with failing() as daemon:
+        (daemon.folder / "fdatasync").write_text("/bodies/")
+        assert send(daemon, "small") == 250
+        assert send(daemon, "big-1", 2 * RECORD_BYTES) == 451
+        assert send(daemon, "small-2") == 250
+        (daemon.folder / "fdatasync").unlink()
+        assert send(daemon, "big-2", 2 * RECORD_BYTES) == 250
+        until(
+            lambda: arrived(daemon) == ["big-2", "small", "small-2"],
+            "what was taken is delivered, and only that",
+        )
+
+
+@pytest.mark.slow
 def test_while_the_done_log_cannot_be_written_nothing_is_delivered_twice_or_lost() -> None:
     with failing() as daemon:
         (daemon.folder / "fdatasync").write_text("/done-")
@@ -80,6 +97,7 @@ def test_while_the_done_log_cannot_be_written_nothing_is_delivered_twice_or_lost
         (daemon.folder / "fdatasync").unlink()
         until(lambda: len(arrived(daemon)) >= 6, "all is delivered")
         assert arrived(daemon) == ["first", *names]
+        assert daemon.log("defect") == []
 
 
 @pytest.mark.slow

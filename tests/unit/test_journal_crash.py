@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,7 +31,8 @@ from tests.fakes.files import Files, Tree, images
 
 QUEUE = "/queue"
 BODIES = "/queue/bodies"
-SEEDS = range(40)
+# make crash asks for many more.
+SEEDS = range(int(os.environ.get("CRASH_SEEDS", "40")))
 
 
 def stores(dice: random.Random) -> tuple[Store, Store, Bodies]:

@@ -410,21 +410,24 @@ class ShardRunning:
 
 
 class Flusher:
-    """Writes the log's lines out and publishes numbers, twice a second."""
+    """Writes the log's lines out and publishes numbers, where some have to be looked up, twice a second."""
 
-    def __init__(self, log: LogWriter, publish: Callable[[], None]) -> None:
+    def __init__(self, log: LogWriter, publish: Callable[[], None] | None = None) -> None:
         self._log = log
         self._publish = publish
         self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 
     def _flush(self) -> None:
-        self._log.flush()
-        self._publish()
+        self._write()
         self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 
     def close(self) -> None:
         self._timer.cancel()
-        self._publish()
+        self._write()
+
+    def _write(self) -> None:
+        if self._publish is not None:
+            self._publish()
         self._log.flush()
 
 

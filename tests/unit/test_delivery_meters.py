@@ -55,8 +55,8 @@ def test_outcomes_are_counted_by_kind_of_destination_and_never_by_its_path() -> 
     outcomes: list[Outcome | Damaged] = [
         Delivered("ok"),
         Delivered("ok"),
-        Retry(Reply(450, "4.2.1", ("later",)), "later"),
-        Failed(Reply(550, "5.1.1", ("no",)), "no"),
+        Retry(Reply(450, "4.2.1", "later"), "later"),
+        Failed(Reply(550, "5.1.1", "no"), "no"),
         Damaged("torn"),
     ]
     meter.attempted("maildir:/home/joe/{local}", outcomes, 2.0)

@@ -36,6 +36,7 @@ class Compactor:
     """See the module's text.
 
     journal   our own, where copies go
+    failed    called with what must not happen; nothing is looked at any more then
     copied    records so far;  still  segments at the last look of which only rows of the index are left
     """
 
@@ -48,6 +49,7 @@ class Compactor:
         journal: Callable[[], Awaitable[Journal]],
         disk: ThreadDisk,
         log: Log,
+        failed: Callable[[Exception], object],
     ) -> None:
         self._keeper = keeper
         self._index = index
@@ -55,11 +57,23 @@ class Compactor:
         self._journal = journal
         self._disk = disk
         self._log = log
+        self._failed = failed
+        self._task: asyncio.Task[None] | None = None
         self.copied = 0
         self.still = 0
 
-    async def run(self) -> None:
-        """For ever."""
+    def start(self) -> None:
+        """Look every interval, on the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self._walk())
+
+    async def close(self) -> None:
+        """Where it stands: what that leaves is what a crash would."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def _walk(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL_S)
             try:
@@ -67,6 +81,9 @@ class Compactor:
             except errors.TemporaryError as error:
                 # No room for copies, or a disk that refuses: they stay where they are, and are looked at again.
                 self._log.line("queue_failed", reason=str(error))
+            except Exception as error:  # noqa: BLE001 - ours, or an index that is damaged: the owner knows what to do
+                self._failed(error)
+                return
 
     async def look(self) -> int:
         """Once; how many records were copied."""

@@ -196,11 +196,13 @@ class Owner:
             journal=self._own_journal,
             disk=self._disk,
             log=self._log,
+            failed=self._failed,
         )
         self._enter(opening)
         self._tell_start(opening, began)
         self.afterwards.start()
         self.rounds.start()
+        self.compactor.start()
         self.desk.open()
 
     async def drain(self) -> None:
@@ -211,6 +213,7 @@ class Owner:
         """Everything that is known becomes durable, and the files are closed."""
         self.desk.stop()
         await self.rounds.close()
+        await self.compactor.close()
         self.together.close()
         await self.afterwards.close()
         try:

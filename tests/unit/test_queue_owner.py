@@ -13,7 +13,7 @@ import pytest
 
 from fastsmtp import _record, errors, reply
 from fastsmtp._journal import Progress, Writer
-from fastsmtp.delivery import wire
+from fastsmtp.delivery import compact, wire
 from fastsmtp.delivery.job import Damaged, Job, Result
 from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
 from fastsmtp.delivery.owner import BODIES, Owner
@@ -371,7 +371,9 @@ def test_damage_is_reported_and_put_aside_and_stops_nothing(tmp_path: pathlib.Pa
     run(work, tmp_path)
 
 
-def test_a_segment_with_little_left_is_freed(tmp_path: pathlib.Path) -> None:
+def test_a_segment_with_little_left_is_freed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "INTERVAL_S", 0.01)
+
     async def work(queue: Queue) -> None:
         queue.retry_ms = 600_000
         owner = await queue.open()
@@ -388,7 +390,7 @@ def test_a_segment_with_little_left_is_freed(tmp_path: pathlib.Path) -> None:
         assert old in queue.segments()
         kept = owner.keeper.segments[first.place.epoch]
         await until(lambda: kept.end is not None)
-        assert await owner.compactor.look() == 1
+        await until(lambda: owner.compactor.copied == 1)
         await until(lambda: old not in queue.segments())
         # The row leads to the copy: now, and after a restart.
         (row,) = (await owner.index.find(Filter())).rows

@@ -397,6 +397,8 @@ def test_a_segment_with_little_left_is_freed(tmp_path: pathlib.Path, monkeypatch
         assert row.place.number != first.place.number
         shard.line.close()
         await owner.close()
+        # From here on it stays where it is.
+        monkeypatch.setattr(compact, "INTERVAL_S", 3_600.0)
         owner = await queue.open()
         assert queue.told("queue_open")[-1]["deferred"] == 1
         shard = FakeShard(queue.path)

@@ -367,6 +367,9 @@ QMAIL_DIALOGUE: dict[Reply, Reply] = {
 }
 
 PROGRAM_NOT_STARTED = Reply(451, "4.3.0", "Can't start the program that takes this mail, try again later")
+PROGRAM_UNNAMED = Reply(
+    451, "4.3.5", "The program that takes this mail is not configured now, try again later"
+)
 PROGRAM_TIMED_OUT = Reply(451, "4.3.0", "The program that takes this mail took too long, try again later")
 PROGRAM_FAILED = Reply(451, "4.3.0", "The program that takes this mail failed, try again later")
 _PROGRAM_REFUSES = Reply(554, "5.3.0", "The message is refused")

@@ -11,7 +11,7 @@ Rank 2: pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from types import MappingProxyType
 
 from fastsmtp.config.dest import Dest, parse_dest
@@ -147,26 +147,39 @@ class RouteTable:
 class Routing:
     """Where a recipient's mail goes, all said and done: [[accept]], [[route]], deliver.default."""
 
-    __slots__ = ("_own", "_told", "_users", "accept", "routes")
+    __slots__ = ("_own", "_programs", "_told", "_users", "accept", "routes")
 
-    def __init__(self, accept: AcceptTable, routes: RouteTable, users: Mapping[str, str] = NOBODY) -> None:
-        """users: of each DEST that is delivered to as somebody: who, where no table says so any more."""
+    def __init__(
+        self,
+        accept: AcceptTable,
+        routes: RouteTable,
+        users: Mapping[str, str] = NOBODY,
+        programs: Set[str] = frozenset(),
+    ) -> None:
+        """users: of each DEST that is delivered to as somebody: who, where no table says so any more.
+
+        programs: each `pipe:` DEST that a table names; no other program is run.
+        """
         self.accept = accept
         self.routes = routes
         self._users = users
+        self._programs = programs
         self._own: dict[tuple[str, str, str], Route] = {}
         self._told: dict[tuple[Route, str], Route] = {}
 
     def find(self, sender: bytes, domain: bytes, listener: str, deliver: str = "") -> Route:
         """The route of a recipient, by this configuration.
 
-        deliver   where the configuration at RCPT sent it: holds when this one has no way any more.
+        deliver   where the configuration at RCPT sent it: holds when this one has no way any more, but for a
+                  program that it doesn't name: a table that is gone may have said as whom it runs.
         """
         accept = self.accept.find(domain)
         if accept is not None and accept.deliver:
             return self.own(accept.deliver, accept.pass_client, accept.user)
         route = self.routes.find(sender, domain, listener)
         if route.dest.kind == "refuse" and deliver:
+            if deliver.startswith("pipe:") and deliver not in self._programs:
+                return route
             return self.own(deliver, user=self._users.get(deliver, ""))
         if accept is not None and accept.pass_client != route.pass_client:
             key = (route, accept.pass_client)

@@ -255,8 +255,14 @@ def compile_settings(
     certificates = compiler.certificates(config.relay.certificates)
     certificates_from = compiler.networks(config.relay.certificates_from)
     accept = compiler.accept_table(config)
+    places = [config.deliver.default]
+    places += [one.deliver for one in config.accept]
+    places += [one.deliver for one in config.route]
     routing = Routing(
-        accept, compiler.route_table(config), {deliver: user for user, deliver in user_pairs(config)}
+        accept,
+        compiler.route_table(config),
+        {deliver: user for user, deliver in user_pairs(config)},
+        frozenset(place for place in places if place.startswith("pipe:")),
     )
     postmaster = parse_mailbox_key(config.postmaster)
     settings = tuple(

@@ -80,6 +80,9 @@ class Deliveries:
             self._put_as_user(stored, recipients, route, done)
         elif route.dest.kind in KINDS:
             self._local.put(stored, recipients, route.deliver, done)
+        elif route.dest.kind == "refuse":
+            unnamed = Retry(reply.PROGRAM_UNNAMED, "the configuration names its program no more")
+            done([unnamed] * len(recipients))
         else:
             self._other.put(stored, recipients, route, done)
 

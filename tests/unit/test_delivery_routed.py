@@ -71,6 +71,16 @@ def test_mail_without_a_way_goes_where_it_was_to_go() -> None:
     assert (said, other.got) == (["other"], [("smtp://old.example", [b"a@far.example"])])
 
 
+def test_a_program_that_no_table_names_is_not_run() -> None:
+    """The table that is gone may have said as whom."""
+    dest = "pipe:/usr/local/bin/keep"
+    said, local, other = deliver(dest, b"a@far.example", listener="other")
+    assert (said, local.got, other.got) == ([], [], [])
+    routes = [*CONFIG["route"], {"sender": "@home.example", "destination": "x.example", "deliver": dest}]
+    routing = load(values={**CONFIG, "route": routes}, host=FakeHost()).settings[0].routing
+    assert routing.find(b"", b"far.example", "other", dest).deliver == dest
+
+
 def test_recipients_that_part_are_answered_in_their_order() -> None:
     said, local, other = deliver(
         "mx", b"a@far.example", b"b@drop.example", b"c@far.example", b"d@here.example"

@@ -73,7 +73,7 @@ def test_mail_without_a_way_goes_where_it_was_to_go() -> None:
 
 def test_a_program_that_no_table_names_is_not_run() -> None:
     """The table that is gone may have said as whom."""
-    dest = "pipe:/usr/local/bin/keep"
+    dest = "pipe:/bin/cat"
     said, local, other = deliver(dest, b"a@far.example", listener="other")
     assert (said, local.got, other.got) == ([], [], [])
     routes = [*CONFIG["route"], {"sender": "@home.example", "destination": "x.example", "deliver": dest}]

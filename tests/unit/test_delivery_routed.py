@@ -77,7 +77,11 @@ def test_a_program_that_no_table_names_is_not_run() -> None:
     said, local, other = deliver(dest, b"a@far.example", listener="other")
     assert (said, local.got, other.got) == ([], [], [])
     routes = [*CONFIG["route"], {"sender": "@home.example", "destination": "x.example", "deliver": dest}]
-    routing = load(values={**CONFIG, "route": routes}, host=FakeHost()).settings[0].routing
+    routing = (
+        load(values={**CONFIG, "route": routes}, host=FakeHost({"/bin/cat": ""}, modes={"/bin/cat": 0o755}))
+        .settings[0]
+        .routing
+    )
     assert routing.find(b"", b"far.example", "other", dest).deliver == dest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import select
 import shutil
 import signal
@@ -236,10 +237,11 @@ def test_a_tls_session_outlives_its_certificate() -> None:
 # --- destinations and who may relay ---------------------------------------------------------------------
 
 
-def test_print_shows_envelope_and_message() -> None:
+def test_print_shows_envelope_and_message(tmp_path: pathlib.Path) -> None:
     server = Process(
         [sys.executable, "-m", "fastsmtp", "serve", "--listen", "127.0.0.1:0", "--workers", "2", "--user", "nobody",
-         "--deliver", "print", "--accept", "example.org", "--no-queue", "--hostname", "mx.example.org"],
+         "--deliver", "print", "--accept", "example.org", "--no-queue", "--hostname", "mx.example.org",
+         "--state", str(tmp_path / "state")],
         has_errors_apart=True,
     )  # fmt: skip
     try:

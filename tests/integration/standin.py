@@ -235,8 +235,13 @@ class Service:
         for server in self._servers:
             server.close()
         self._draining.set()
-        if self._clients:
-            await asyncio.wait(set(self._clients), timeout=timeout_s)
+        for _ in range(3):
+            # Who was accepted in this turn of the loop has no task of its own yet, and must hear 421 as well.
+            await asyncio.sleep(0)
+        while self._clients:
+            _, waiting = await asyncio.wait(set(self._clients), timeout=timeout_s)
+            if waiting:
+                return
 
     async def close(self) -> None:
         for server in self._servers:

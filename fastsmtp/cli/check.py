@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
         concerns = [*_certificates(loaded.config), *_authorities(loaded)]
         _signers(loaded.config)
         _own_stages(loaded)
-        warnings = [*loaded.warnings, *concerns, *_account(loaded.config)]
+        warnings = [*loaded.warnings, *concerns, *_accounts(loaded)]
     except ConfigError as error:
         count = len(error.faults)
         for fault in error.faults:
@@ -138,11 +138,26 @@ def _authorities(loaded: Loaded) -> list[str]:
     return list(warnings)
 
 
-def _account(config: Config) -> list[str]:
-    """Look the account up, as the master will.  Returns a warning or none; raises ConfigError."""
+def _accounts(loaded: Loaded) -> list[str]:
+    """Look the accounts up, as the master will.  Returns warnings; raises ConfigError."""
     from fastsmtp.config.endpoint import parse_endpoint
     from fastsmtp.supervisor.privilege import account_for
+    from fastsmtp.supervisor.queue import has_mail, uses_queue
 
+    config = loaded.config
     addresses = [parse_endpoint(text) for listen in config.listen for text in listen.address]
-    _, warning = account_for(config.user, addresses)
-    return [warning] if warning else []
+    users = {config.user: None}
+    if uses_queue(loaded) or has_mail(config.state):
+        users[config.queue_user] = None
+    faults: list[str] = []
+    warnings: list[str] = []
+    for user in users:
+        try:
+            _, warning = account_for(user, addresses)
+        except ConfigError as error:
+            faults += error.faults
+        else:
+            warnings += [warning] if warning else []
+    if faults:
+        raise ConfigError(*faults)
+    return warnings

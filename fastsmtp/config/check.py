@@ -52,7 +52,7 @@ def check(
     checker = _Checker(config, built, tree, host, is_trial=is_trial)
     checker.names()
     checker.listeners()
-    checker.account()
+    checker.account(is_served=is_served)
     checker.certificates()
     checker.accepted()
     checker.destinations()
@@ -152,19 +152,26 @@ class _Checker:
         elif port == 25 and tls == "required":
             self.warn(path, "a public server must not require TLS on port 25 (RFC 3207 section 4)")
 
-    def account(self) -> None:
-        """Started as root we need an account to run as; otherwise, and on loopback's high ports, we don't."""
-        user = self.config.user
-        if not self.host.is_root() or not self.is_sound("user") or self.host.has_account(user):
+    def account(self, *, is_served: bool) -> None:
+        """Started as root we need accounts to run as; otherwise, and on loopback's high ports, we don't."""
+        config = self.config
+        names = ["user"]
+        if is_served and (config.deliver.queue or any(one.queue for one in config.accept)):
+            names.append("queue_user")
+        if not self.host.is_root():
             return
-        make = (
-            f"make it with: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {user}"
-        )
-        for path, host, port in self.endpoints():
-            if 0 < port < 1024 or not is_loopback(host):
-                place = self.tree.origin(path) or "listen"
-                self.fault(("user",), f"there is no account {user!r}, which {place} needs; {make}")
-                return
+        exposed = [path for path, host, port in self.endpoints() if 0 < port < 1024 or not is_loopback(host)]
+        if not exposed:
+            return
+        place = self.tree.origin(exposed[0]) or "listen"
+        for name in names:
+            user = getattr(config, name)
+            if self.is_sound(name) and not self.host.has_account(user):
+                self.fault(
+                    (name,),
+                    f"there is no account {user!r}, which {place} needs; make it with: "
+                    f"useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {user}",
+                )
 
     def certificates(self) -> None:
         self.certificate(("tls",), self.config.tls)

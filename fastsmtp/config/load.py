@@ -96,7 +96,7 @@ def load(
             files[path] = host.read(path)
         except OSError as error:
             files[path] = b""
-            faults.append(f"{path}: {error.strerror}")
+            faults.append(_unread(tree, path, error.strerror))
     lists = Lists(files, frozenset(home.lists if home else ()))
     is_qmails = home is not None or bool(config.tcprules) or bool(config.compatible)
     environment, said = _environment(host) if is_qmails else ({}, [])
@@ -141,6 +141,14 @@ def _home(tree: Tree, host: Host) -> Home | None:
     home = read_home(path, host)
     home.lay_under(tree)
     return home
+
+
+def _unread(tree: Tree, file: str, why: str | None) -> str:
+    """A fault for a file that a list names and that can't be read, with the place that names it."""
+    from fastsmtp.config.toml import fault_line
+
+    place = tree.find(file)
+    return fault_line(tree, place, f"{file}: {why}") if place else f"{file}: {why}"
 
 
 def _environment(host: Host) -> tuple[dict[str, str], list[str]]:

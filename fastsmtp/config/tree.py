@@ -63,6 +63,19 @@ class Tree:
             del self.origins[known]
         self.origins[path] = origin
 
+    def find(self, value: str) -> Path:
+        """The first place where this text stands; () where it doesn't."""
+        found: list[tuple[Path, Any]] = [((), self.values)]
+        while found:
+            path, node = found.pop()
+            if node == value:
+                return path
+            if isinstance(node, dict):
+                found += [((*path, key), below) for key, below in reversed(node.items())]
+            elif isinstance(node, list):
+                found += [((*path, number), below) for number, below in reversed(list(enumerate(node)))]
+        return ()
+
     def length(self, key: str) -> int:
         """How many tables the array of tables has; 0 when it isn't there or is none."""
         tables = self.values.get(key)

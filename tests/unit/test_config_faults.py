@@ -71,7 +71,7 @@ FAULTS = [
         "/networks:2: '192.0.2.1/24' has host bits set; the network is '192.0.2.0/24'",
         "/networks:3: 'foo' is neither an address nor a network",
     ]),
-    ("[policy]\nexempt = ['/absent']", ["/absent: No such file or directory"]),
+    ("[policy]\nexempt = ['/absent']", ["F:2: policy.exempt: /absent: No such file or directory"]),
     # [[listen]]
     ("listen = []", ["F:1: listen: must not be empty"]),
     ("[[listen]]\naddress = []", ["F:2: listen.address: must not be empty"]),
@@ -373,7 +373,7 @@ def test_a_text_that_ends_too_early_says_on_which_line() -> None:
         ]),
         ({"qmail": "/var/qmail", "tcprules": "/etc/tcp.smtp"}, [
             "/var/qmail/control: No such file or directory: /var/qmail is no qmail home",
-            "/etc/tcp.smtp: No such file or directory",
+            "--tcprules: /etc/tcp.smtp: No such file or directory",
         ]),
         ({"dns": ("127.0.0.1", "ns.example", "[::1]:0")}, [
             "--dns: 'ns.example': a name server is an address, with or without port",
@@ -396,11 +396,16 @@ def test_without_the_account_root_does_not_open_a_public_port() -> None:
     host = FakeHost({"/f.toml": text}, root=True)
     with pytest.raises(ConfigError) as raised:
         load(Flags(config="/f.toml"), host=host)
-    assert raised.value.faults == (
-        "user: there is no account 'fastsmtp', which /f.toml:2 needs; make it with: "
-        "useradd --system --user-group --no-create-home --shell /usr/sbin/nologin fastsmtp",
+    assert raised.value.faults == tuple(
+        f"{key}: there is no account {name!r}, which /f.toml:2 needs; make it with: "
+        f"useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {name}"
+        for key, name in (("user", "fastsmtp"), ("queue_user", "fastsmtpq"))
     )
-    load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": text}, root=True, accounts=("fastsmtp",)))
+    both = ("fastsmtp", "fastsmtpq")
+    load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": text}, root=True, accounts=both))
+    # Without a queue nobody needs the second.
+    direct = f"{text}\n[deliver]\nqueue = false"
+    load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": direct}, root=True, accounts=("fastsmtp",)))
     load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": text}, root=False))
 
 

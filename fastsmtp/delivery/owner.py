@@ -291,12 +291,15 @@ class Owner:
         for number, epoch in {(place.number, place.epoch) for place in spooled}:
             for offset, _ in self.index.file.keys_of(number, epoch):
                 counts[epoch, offset] = counts.get((epoch, offset), 0) + 1
-        return [
+        found = [
             one._replace(indexed=counts.get((one.place.epoch, one.place.offset), 0))
             if one.body is not None
             else one
             for one in found
         ]
+        # A record and its copy name the same file: it goes with the one of them that has something left.
+        needed = {one.body for one in found if one.pending or one.indexed}
+        return [one for one in found if one.pending or one.indexed or one.body not in needed]
 
     def _enter(self, opening: Opening) -> None:
         keeper, mail = self.keeper, opening.mail

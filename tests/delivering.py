@@ -104,13 +104,14 @@ def make(
     port: int = 25,
     remote: dict[str, Any] | None = None,
     log: Log | None = None,
+    resolver: Any = None,
     **more: Any,
 ) -> Deliverer:
     """A Deliverer whose choices are always the same."""
     return Deliverer(
         remote=Remote(**(remote or {})),
         hostname="mx.home.example",
-        resolver=ZoneAsker(zone or {}),
+        resolver=resolver or ZoneAsker(zone or {}),
         port=port,
         chance=random.Random(7),
         log=log,

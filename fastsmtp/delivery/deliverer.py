@@ -335,6 +335,11 @@ class Deliverer:
                 entry = await self._look_up(route.dest, domain)
                 self._known[key] = entry
                 asking.set_result(entry)
+            except Exception as error:
+                # Ours: who asked the same hears of it too, or would wait for ever.
+                asking.set_exception(error)
+                asking.exception()
+                raise
             except BaseException:
                 asking.cancel()
                 raise

@@ -769,3 +769,33 @@ def test_who_is_told_of_a_failure_may_bring_the_next_at_once() -> None:
             deliverer.put(Stored(), to(b"joe@example.org"), dest, again)
         await ended
         assert all(isinstance(one, Retry) for one in heard)
+
+
+# --- errors of ours ----------------------------------------------------------------------------------
+
+
+def test_an_error_of_ours_in_a_look_up_is_everybodys_who_asked_for_it() -> None:
+    """Nobody may wait for ever: neither the first who asks, nor the others who wait for his answer."""
+
+    class Broken:
+        async def ask(self, questions: Any, deadline: float | None = None) -> Any:
+            await asyncio.sleep(0)
+            raise RuntimeError("a defect")
+
+        def close(self) -> None:
+            return None
+
+    log = ListLog()
+    deliverer = make(log=log, resolver=Broken())
+
+    async def test() -> None:
+        stored = Stored(b"Subject: x\r\n\r\n")
+        found = await asyncio.gather(
+            *[deliverer.deliver(stored, to(b"joe@example.org"), "mx") for _ in range(3)]
+        )
+        for (outcome,) in found:
+            assert isinstance(outcome, Retry)
+            assert outcome.reply == reply.OUR_DEFECT
+        assert [name for name, _ in log.lines] == ["defect"] * 3
+
+    scenario(deliverer)(test)

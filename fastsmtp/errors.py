@@ -66,6 +66,10 @@ class NextHopGarbled(TemporaryError):
     """The next hop answered with something that is no SMTP reply."""
 
 
+class NextHopOutOfStep(NextHopGarbled):
+    """The next hop lost or refused commands that came behind the end of a message (RFC 2920 section 3.1)."""
+
+
 class ConfigError(FastsmtpError):
     """The configuration is wrong; `faults` holds one line for each fault, with file and line or key."""
 

@@ -299,6 +299,11 @@ EVENTS: dict[str, Event] = {
         ("reason", "delay_s", "what"),
     ),
     "site_resumed": Event(NOTICE, "A destination takes mail again", ("what",)),
+    "next_hop_out_of_step": Event(
+        NOTICE,
+        "A server lost or refused commands that came behind the end of a message; for a while it gets none there",
+        ("remote", "reason", "delay_s"),
+    ),
     "next_hop_tls_failed": Event(
         NOTICE,
         "TLS with a server failed; mail goes to it in clear for a while, or waits",

@@ -6,7 +6,8 @@
 
 An answer belongs to the longest key that a command line begins with; b"." is the answer to a
 message, b"" the greeting.  It is bytes without the last CRLF, DROP, SILENCE, or a list of these,
-used up one after the other, after which the default holds again.
+used up one after the other, after which the default holds again.  Each of `loses` is swallowed once, from
+the end of a message up to and with these octets, as by a server that empties its buffer there.
 """
 
 from __future__ import annotations
@@ -61,10 +62,11 @@ class NextHop:
         has_proxy: bool = False,
         reads_text: bool = True,
         stops_reading: bool = False,
+        loses: Sequence[bytes] = (),
         port: int = 0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._answers: dict[bytes, Answer | list[Answer]] = {
+        self.answers: dict[bytes, Answer | list[Answer]] = {
             key: answer if isinstance(answer, bytes | Act) else list(answer)
             for key, answer in (answers or {}).items()
         }
@@ -75,6 +77,10 @@ class NextHop:
         self._has_proxy = has_proxy
         self._reads_text = reads_text
         self._stops_reading = stops_reading
+        self._loses = list(loses)
+        # Who loses commands must know which ones it has had.
+        self._keeps_order = bool(loses)
+        self._in_transaction: set[asyncio.StreamWriter] = set()
         self._asked: list[bytes] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -127,9 +133,9 @@ class NextHop:
         for writer in self._writers:
             writer.write(data)
 
-    async def seen(self, start: bytes) -> None:
-        """Until a question that begins so is there; b"" is for the greeting."""
-        while not any(line == start or (start and line.startswith(start)) for line in self._asked):
+    async def seen(self, start: bytes, count: int = 1) -> None:
+        """Until so many questions that begin so are there; b"" is for the greeting."""
+        while sum(line == start or bool(start and line.startswith(start)) for line in self._asked) < count:
             await asyncio.sleep(0.001)
 
     async def quiet(self) -> None:
@@ -161,6 +167,14 @@ class NextHop:
 
     async def _command(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         verb = line.split(b" ")[0].upper()
+        if self._keeps_order:
+            if verb in {b"RCPT", b"DATA"} and writer not in self._in_transaction:
+                writer.write(b"503 5.5.1 MAIL first\r\n")
+                return
+            if verb == b"MAIL":
+                self._in_transaction.add(writer)
+            elif verb == b"DATA":
+                self._in_transaction.discard(writer)
         if verb == b"BDAT":
             self.messages.append(await reader.readexactly(int(line.split(b" ")[1])))
             await self._answer(writer, b".")
@@ -177,6 +191,9 @@ class NextHop:
                 lines.append(await reader.readuntil(b"\r\n"))
             self.messages.append(b"".join(lines[:-1]))
             self.secured.append(writer.get_extra_info("ssl_object") is not None)
+            if self._loses:
+                # As a server that reads through one buffer and throws it away with what is left in it.
+                await reader.readuntil(self._loses.pop(0))
             await self._answer(writer, b".")
 
     async def _answer(self, writer: asyncio.StreamWriter, line: bytes) -> bytes:
@@ -197,9 +214,9 @@ class NextHop:
         return answer
 
     def _found(self, line: bytes) -> Answer:
-        keys = [key for key in self._answers if line.startswith(key) and (key != b"" or line == b"")]
+        keys = [key for key in self.answers if line.startswith(key) and (key != b"" or line == b"")]
         for key in sorted(keys, key=len, reverse=True):
-            answer = self._answers[key]
+            answer = self.answers[key]
             if isinstance(answer, list):
                 if not answer:
                     continue

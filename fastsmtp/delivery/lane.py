@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # A text of this size or less is built as a whole; what lies in memory is smaller (queue/spool.py).
 WHOLE_BYTES = 131_072
+# Until the first answer to commands that went ahead, in seconds: most that don't answer by then never will.
+AHEAD_S = 5.0
 
 
 class Times(Protocol):
@@ -112,6 +114,9 @@ class Crew(Protocol):
     def next_for(self, lane: Lane) -> Pending | None:
         """The next message, or None."""
 
+    def may_go_ahead(self, lane: Lane) -> bool:
+        """Whether its server reads what comes behind the end of a message, for all that is known."""
+
     def put_back(self, lane: Lane, pending: Pending) -> None:
         """Not this time: it is the first of those that wait again."""
 
@@ -151,6 +156,7 @@ class Lane(Link):
         self._needs_reset = False
         self._size_max = 0
         self._is_streaming = False
+        self._is_unsure = False
         self._task: asyncio.Task[None] | None = None
 
     def start_over(self, transport: asyncio.Transport) -> None:
@@ -213,6 +219,9 @@ class Lane(Link):
                     self._take_unasked(answer)
                 elif (step := transaction.take(answer)) is not WAIT:
                     self._go_on(transaction, step)
+                elif self._is_unsure:
+                    self._is_unsure = False
+                    self.deadline_s = self._loop.time() + self._times.command_s
         except errors.ProtocolError as error:
             self.fail(errors.NextHopGarbled(str(error)))
         except errors.TemporaryError as error:
@@ -400,7 +409,7 @@ class Lane(Link):
             return
         transaction.sent()
         self.deadline_s = self._loop.time() + self._times.message_s
-        if self.dialogue.has_pipelining and self._is_good_for_another:
+        if self.dialogue.has_pipelining and self._is_good_for_another and self._crew.may_go_ahead(self):
             text += self._open_ahead()
         self._write(text)
 
@@ -420,6 +429,7 @@ class Lane(Link):
                 return b""
             made = self._make(pending)
             if made is not None:
+                made.is_ahead = True
                 self._ahead = (pending, made)
                 return made.opening()
         return b""
@@ -439,8 +449,8 @@ class Lane(Link):
         if self._ahead is not None:
             self.pending, self.current = self._ahead
             self._ahead = None
-            self.is_reused = True
-            self.deadline_s = self._loop.time() + self._times.command_s
+            self.is_reused = self._is_unsure = True
+            self.deadline_s = self._loop.time() + min(AHEAD_S, self._times.command_s)
         else:
             self.pending = self.current = None
             self.deadline_s = NEVER_S

@@ -34,6 +34,8 @@ from fastsmtp.log import Log
 
 # For how long a server that could not be reached, or broke off, comes behind the others, in seconds.
 PASS_OVER_S = 120.0
+# For how long a server that lost or refused commands behind the end of a message gets none there, in seconds.
+STEP_S = 3600.0
 # Messages put off, or connections broken off, one after the other, after which a site pauses.
 PUT_OFF_MAX = 10
 # How often what waits for a rate is looked at, at least, in seconds.
@@ -143,6 +145,7 @@ class Site:
         self.reason = ""
         self.last: Retry | None = None
         self.passed_over: dict[str, float] = {}
+        self._in_step_until_s: dict[str, float] = {}
         self.used_s = 0.0
         self._dialer = dialer
         self._remote = remote
@@ -270,6 +273,9 @@ class Site:
             self._rate.take()
             need.source.rate.take()
         return found
+
+    def may_go_ahead(self, lane: Lane) -> bool:
+        return lane.hop.address not in self._in_step_until_s
 
     def put_back(self, lane: Lane, pending: Pending) -> None:
         need = self._needs.get(lane)
@@ -399,7 +405,12 @@ class Site:
             self._feel(is_good=False)
             return
         rest.last = retry
-        if not is_first:
+        if transaction.is_ahead and (
+            not transaction.heard or isinstance(link.error, errors.NextHopOutOfStep)
+        ):
+            if is_first and not self._is_closed:
+                self._note_lost_step(link.hop, retry.reason)
+        elif not is_first:
             pass  # its commands had only gone ahead: nothing against this server
         elif link.is_reused and not transaction.heard and not link.has_expired:
             # A kept connection that was dead all the time; with the next one that may be so, too.
@@ -413,6 +424,14 @@ class Site:
             rest.finish(retry)
             return
         waiting.pending.appendleft(rest)
+
+    def _note_lost_step(self, hop: Hop, reason: str) -> None:
+        """A server did not read what came behind the end of a message: it gets each message by itself."""
+        self._in_step_until_s[hop.address] = self._dialer.now() + STEP_S
+        if self._dialer.log is not None:
+            self._dialer.log.line(
+                "next_hop_out_of_step", remote=str(hop), reason=reason, delay_s=round(STEP_S)
+            )
 
     # --- connections --------------------------------------------------------------------------------
 
@@ -577,13 +596,18 @@ class Site:
     def tick(self, now: float) -> None:
         """Look at the deadlines."""
         for link in [link for link in self._needs if link.deadline_s <= now]:
-            waiting = self._waiting[self._needs[link]]
-            if link in waiting.idle:
+            # One that ends may have put another one of them to work, or ended it.
+            need = self._needs.get(link)
+            if need is None or link.deadline_s > now:
+                continue
+            if link in self._waiting[need].idle:
                 link.quit()
             else:
                 link.expire()
         for address in [address for address, until_s in self.passed_over.items() if until_s <= now]:
             del self.passed_over[address]
+        for address in [address for address, until_s in self._in_step_until_s.items() if until_s <= now]:
+            del self._in_step_until_s[address]
         for need in [need for need, waiting in self._waiting.items() if _is_empty(waiting)]:
             if need not in self._needs.values():
                 del self._waiting[need]

@@ -51,13 +51,14 @@ class Transaction:
     needs_reset   a transaction is left open: RSET before the next one
     is_empty      the next hop wants a text though it took nobody: a lone dot ends that (RFC 2920 section 3.1)
     may_have_arrived   all of the text was sent, and its answer isn't there
+    is_ahead      its commands went out behind the last message's text, and it is not known that they were read
     heard         replies taken
     """
 
     __slots__ = (
         "_answers", "_at", "_before", "_commands", "_has_dsn", "_hop", "_in_text", "_is_lmtp", "_is_pipelined",
-        "_remote", "_text", "accepted", "again", "heard", "is_empty", "mail_refusal", "may_have_arrived", "needs_reset",
-        "outcomes",
+        "_remote", "_text", "accepted", "again", "heard", "is_ahead", "is_empty", "mail_refusal",
+        "may_have_arrived", "needs_reset", "outcomes",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +102,7 @@ class Transaction:
         self.is_empty = False
         self.may_have_arrived = False
         self.heard = 0
+        self.is_ahead = False
 
     def opening(self, text: bytes | None = None, *, in_chunks: bool = False) -> bytes:
         """What is sent first.
@@ -144,7 +146,7 @@ class Transaction:
         self.may_have_arrived = not self.is_empty
 
     def take(self, answer: NextHopReply) -> Step:
-        """One reply.  Raises NextHopDown, NextHopGarbled."""
+        """One reply.  Raises NextHopDown, NextHopGarbled, NextHopOutOfStep."""
         self.heard += 1
         if self._in_text:
             return self._text_answered(answer)
@@ -157,6 +159,12 @@ class Transaction:
         place = at - self._before - 1
         if place >= len(self.outcomes):
             return self._data_answered(answer)
+        if self.is_ahead and place < 0:
+            if code >= 400:
+                # There are servers that throw away what has come with the dot: the first thing they read of the
+                # group may be half a command, and their answer to it is nothing that MAIL was told.
+                raise errors.NextHopOutOfStep(f"said {shown(answer)}")
+            self.is_ahead = place < -1
         if code >= 400:
             self._refused(place, answer)
         elif code >= 300:

@@ -107,6 +107,52 @@ def test_a_pipelining_next_hop_gets_the_next_command_behind_the_text() -> None:
         assert (hop.connections, hop.verbs.count(b"MAIL"), hop.verbs.count(b"RSET")) == (1, 20, 0)
 
 
+@pytest.mark.parametrize(
+    "lost",
+    [
+        b"DATA\r\n",
+        b"MAIL FROM:<me@ho",
+        b"MAIL ",
+        b"\r\n",
+        b"RCPT TO:<joe@exa",
+        b"RCPT TO:<joe@example.org>\r\n",
+    ],
+    ids=["all", "half of MAIL", "one word", "all of MAIL", "half of RCPT", "all but DATA"],
+)
+def test_a_next_hop_that_loses_what_comes_behind_the_dot_gets_one_message_at_a_time(
+    lost: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """chasquid 1.11 does; what it reads next may be half a command, and it refuses that with 5xx."""
+    monkeypatch.setattr("fastsmtp.delivery.lane.AHEAD_S", 0.05)
+    hop = NextHop(loses=[lost])
+    log = ListLog()
+    deliverer = make(remote={"connections": 1}, log=log)
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        work = [deliverer.deliver(Stored(BODY), to(b"joe@example.org"), hop.dest) for _ in range(20)]
+        outcomes = await asyncio.gather(*work)
+        assert {shown(one) for one in outcomes} == {"D"}
+        assert hop.messages == [STUFFED] * 20
+        assert hop.connections == 2
+        [noted] = log.of("next_hop_out_of_step")
+        assert noted["remote"] == "[127.0.0.1]"
+
+
+def test_a_next_hop_that_refuses_a_sender_is_believed_when_it_was_told_of_one_alone() -> None:
+    hop = NextHop(answers={b"MAIL FROM:<bad@": b"550 5.1.8 Not you"})
+    deliverer = make(remote={"connections": 1})
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        senders = [b"me@home.example", b"bad@home.example"] * 3
+        work = [
+            deliverer.deliver(Stored(BODY, sender=one), to(b"joe@example.org"), hop.dest) for one in senders
+        ]
+        assert [shown(one) for one in await asyncio.gather(*work)] == ["D", "F"] * 3
+        assert [text for text in hop.messages if text] == [STUFFED] * 3
+
+
 def test_what_the_outcome_says_of_the_next_hop() -> None:
     hop = NextHop()
     deliverer = make()

@@ -281,3 +281,32 @@ def test_the_proxy_header_stands_first() -> None:
                 == "D"
             )
         assert hop.proxies == [b"PROXY TCP4 192.0.2.77 192.0.2.1 4321 25\r\n"] * 2
+
+
+def test_a_connection_that_is_put_to_work_by_the_end_of_another_one_is_not_ended_as_idle() -> None:
+    """The deadlines of three have passed: of one that waits for an answer, and of two that were idle."""
+    hop = NextHop()
+    deliverer = make(remote={"connections_at_first": 3, "connections": 3}, tick_s=600.0)
+
+    def start(count: int) -> list[asyncio.Future[Any]]:
+        return [
+            asyncio.ensure_future(deliverer.deliver(Stored(), JOE, route(hop.dest, TWO)))
+            for _ in range(count)
+        ]
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        while deliverer.open_count < 3:
+            await asyncio.gather(*start(3))
+        [site] = deliverer._sites.values()
+        links = list(site._needs)
+        hop.answers[b"MAIL"] = [b"250 2.1.0 Ok"] * 3 + [SILENCE]
+        work = start(4)
+        await hop.seen(b"MAIL", hop.verbs.count(b"MAIL") + 4)
+        await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+        while sum(one.done() for one in work) < 3:
+            await asyncio.wait([one for one in work if not one.done()], return_when=asyncio.FIRST_COMPLETED)
+        for link in links:
+            link.deadline_s = 0.0
+        site.tick(deliverer.now())
+        assert [shown(one) for one in await asyncio.gather(*work)] == ["D"] * 4

@@ -9,6 +9,8 @@ A leaf carries one sentence.  What a peer is told comes from reply.py, never
 from an exception's text.  Rank 0: imports nothing of ours.
 """
 
+import os
+
 
 class FastsmtpError(Exception):
     """The root of everything that we raise on purpose."""
@@ -80,3 +82,8 @@ class ConfigError(FastsmtpError):
 
 class QueueTooNew(ConfigError):
     """A file of the queue was written by a later release in a format that this one doesn't know."""
+
+
+def system_words(error: OSError) -> str:
+    """What the system calls it: an event loop's own words are about its calls and their arguments."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)

@@ -412,3 +412,14 @@ _OF_ERROR: dict[type, Reply] = {
     errors.NextHopWithoutTls: NEXT_HOP_NO_TLS,
     errors.SourceUnusable: SOURCE_UNUSABLE,
 }
+
+# Said by us of the way to a server: the reason behind it is what a sender, too, should read.
+OF_THE_WAY = frozenset((
+    NEXT_HOP_DOWN, NEXT_HOP_GARBLED, NEXT_HOP_BUSY, NEXT_HOP_NO_TLS, NEXT_HOP_BAD_TLS, DNS_FAILED, SITE_PAUSED,
+    SOURCE_UNUSABLE,
+))  # fmt: skip
+# Said by us of this machine: the reason is for its operator, and for nobody else.
+OF_THIS_MACHINE = frozenset((
+    OUR_DEFECT, STORAGE_FULL, STORAGE_FAILED, PROGRAM_NOT_STARTED, PROGRAM_UNNAMED, PROGRAM_TIMED_OUT, PROGRAM_FAILED,
+    QUEUE_NOT_STARTED, QUEUE_CRASHED, QUEUE_TIMED_OUT, *QMAIL_QUEUE.values(),
+))  # fmt: skip

@@ -293,6 +293,8 @@ def words(entry: Entry) -> str:
     if code:
         said = f"{code} {enhanced} {text}" if enhanced else f"{code} {text}"
         text = f"{host} said: {said}" if host else said
+    elif host and text:
+        text = f"{host}: {text}"
     return text if text.isprintable() else printable(text)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fastsmtp.config.ciphers import choose
 from fastsmtp.config.denymail import NOBOUNCE, SPAM
 from fastsmtp.config.dest import NEXT_HOPS, OWNED, Dest, parse_dest
-from fastsmtp.config.endpoint import is_loopback, parse_endpoint
+from fastsmtp.config.endpoint import is_ipv4, is_ipv6, is_loopback, parse_endpoint
 from fastsmtp.config.host import Host
 from fastsmtp.config.lines import Path
 from fastsmtp.config.model import ANY_DOMAIN, NOBODY, Config, Listen, Tls
@@ -324,7 +324,11 @@ class _Checker:
                 self.program(place, shlex.split(dest.path)[0])
             if not dest.host:
                 continue
-            is_here = is_loopback(dest.host) and dest.port in (everywhere | looped)
+            # Another address of 127.0.0.0/8 is another server's; of the name localhost either could be meant.
+            is_named = not is_ipv4(dest.host) and not is_ipv6(dest.host)
+            is_here = is_loopback(dest.host) and dest.port in (
+                everywhere | looped if is_named else everywhere
+            )
             if is_here or (dest.host, dest.port) in ours:
                 self.fault(place, f"{text} is this server itself")
             if dest.kind == "lmtp" and dest.port == 25:
@@ -497,17 +501,25 @@ class _Checker:
 
     def postmaster(self, table: AcceptTable) -> None:
         """<postmaster> must be accepted (RFC 5321 section 4.5.1), so its domain must go somewhere."""
-        domain = self.config.postmaster.rpartition("@")[2]
-        if (
-            not self.config.accept
-            or self.config.deliver.default != "refuse"
-            or not self.is_sound("postmaster")
-        ):
+        config = self.config
+        domain = config.postmaster.rpartition("@")[2]
+        if not config.accept or not self.is_sound("postmaster"):
             return
-        if table.find(parse_host_name(domain).encode()) is None:
+        if table.find(parse_host_name(domain).encode()) is not None:
+            return
+        places = {
+            config.deliver.default,
+            *(route.deliver or config.deliver.default for route in config.route),
+        }
+        if places == {"refuse"}:
             self.warn(
                 ("postmaster",),
                 f"no [[accept]] takes mail for {domain}, so mail to <postmaster> without a domain is refused",
+            )
+        elif places == {"mx"} and domain.lower() == config.hostname.lower():
+            self.warn(
+                ("postmaster",),
+                f"no [[accept]] takes mail for {domain}, so double bounces and answers to reports can't be delivered",
             )
 
     def policies(self) -> Iterator[tuple[Path, Policy, list[Listen]]]:

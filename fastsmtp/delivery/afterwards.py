@@ -188,10 +188,12 @@ class Afterwards:
             if case.outcome is None:
                 waiting.append((case, put_off(row, self._patience, now_ms=now_ms, wait_ms=PUT_OFF_MS)))
                 continue
-            said = _said(case.outcome)
+            said = told(case.outcome)
             draw = draws.setdefault(case.place, self._random())
             row = row._replace(site=case.site, source=case.outcome.source)
-            next = after_failure(row, self._patience, now_ms=now_ms, random=_same(draw), said=said)
+            next = after_failure(
+                row, self._patience, now_ms=now_ms, random=_same(draw), said=noted(case.outcome)
+            )
             if isinstance(next, Wait):
                 waiting.append((case, next.row))
                 if next.is_late:
@@ -347,10 +349,12 @@ def _is_for_good(case: Case) -> bool:
 
 
 def _failure(case: Case, outcome: Failed, now_ms: int) -> Fate:
-    said = _said(outcome)
+    said = told(outcome)
     if outcome.reply is reply.BOUNCED_BY_OPERATOR:
         # Nobody has said it over SMTP; what was said last is why.
         last = Said() if case.row is None else case.row.said
+        if not last.code and not last.host:
+            last = Said()  # of this machine, and so not for the sender (noted)
         words = " ".join(filter(None, (str(last.code or ""), last.enhanced, last.text)))
         text = f"{said.text}; the last answer was: {words}" if words else said.text
         return Fate(case.recipient, Action.FAILED, Said(text=text, host=last.host), now_ms, said.enhanced)
@@ -374,9 +378,26 @@ def _ending(case: Case) -> Outcome:
     return Outcome.DELETED if isinstance(case.outcome, Deleted) else Outcome.FAILED
 
 
-def _said(outcome: Retry | Failed) -> Said:
+def told(outcome: Retry | Failed) -> Said:
+    """For the sender's report: what a server has answered, or what kept us from asking one."""
     answer = outcome.reply
+    if answer in reply.OF_THE_WAY and outcome.reason:
+        return Said(0, answer.enhanced, _reason(outcome), outcome.remote)
     return Said(answer.code, answer.enhanced, "\n".join(answer.lines), outcome.remote)
+
+
+def noted(outcome: Retry) -> Said:
+    """For the index, and so for the operator: also what is the matter with this machine."""
+    if outcome.reply in reply.OF_THIS_MACHINE and outcome.reason:
+        return Said(0, outcome.reply.enhanced, outcome.reason)
+    return told(outcome)
+
+
+def _reason(outcome: Retry | Failed) -> str:
+    """Without the address that the host is shown with."""
+    _, bracket, rest = outcome.remote.rpartition("[")
+    address = rest.removesuffix("]") if bracket else outcome.remote
+    return outcome.reason.removeprefix(f"{address}: ")
 
 
 def _read_all(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -191,9 +190,7 @@ class Dialer:
         except OSError as error:
             if error.errno in _NO_ROUTE and ":" in target.address:
                 self._no_ipv6_until_s = self.now() + NO_ROUTE_S
-            # asyncio's own words are about its calls; the system's say what is wrong.
-            why = os.strerror(error.errno) if error.errno else str(error)
-            raise errors.NextHopDown(f"{target.address}: {why}") from error
+            raise errors.NextHopDown(f"{target.address}: {errors.system_words(error)}") from error
 
     async def _secure(self, lane: Lane, rule: TlsRule, host: str, hop: Hop) -> Hop:
         """STARTTLS where it is offered; what the connection is then.  Raises NextHopInsecure."""

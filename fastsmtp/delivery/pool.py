@@ -247,8 +247,10 @@ class Pool:
                     _, link = await loop.create_unix_connection(make, hop.path)
                 else:
                     _, link = await loop.create_connection(make, address, hop.port)
-        except (OSError, TimeoutError) as error:
-            raise errors.NextHopDown(f"{address}: {error or 'no connection in time'}") from error
+        except TimeoutError:
+            raise errors.NextHopDown(f"{address}: no connection in time") from None
+        except OSError as error:
+            raise errors.NextHopDown(f"{address}: {errors.system_words(error)}") from error
         self._links.add(link)
         self._keep_time(loop)
         try:

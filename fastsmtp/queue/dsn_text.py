@@ -81,8 +81,8 @@ def _about(message: QueuedMessage, part: Part) -> list[str]:
     lines = [f"<{part.address}>"]
     if not part.diagnostic:
         return lines
-    if part.host and part.fate.said.code:
-        lines += _wrapped(f"{part.host} said:", "    ")
+    if part.host:
+        lines += _wrapped(f"{part.host} said:" if part.fate.said.code else f"{part.host}:", "    ")
     lines += _wrapped(part.diagnostic, "    ")
     return lines
 

@@ -391,6 +391,11 @@ def test_a_configuration_file_that_is_not_there_is_a_fault() -> None:
         load(Flags(config="x.toml"), host=FakeHost())
 
 
+def test_another_loopback_address_is_another_server() -> None:
+    text = "[[listen]]\naddress = '127.0.0.1:2525'\n[deliver]\ndefault = 'smtp://127.0.0.2:2525'"
+    load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": text}))
+
+
 def test_without_the_account_root_does_not_open_a_public_port() -> None:
     text = "[[listen]]\naddress = ['127.0.0.1:2525', '0.0.0.0:25']"
     host = FakeHost({"/f.toml": text}, root=True)

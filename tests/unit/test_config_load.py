@@ -376,6 +376,10 @@ WARNINGS = [
     ("hostname = 'mx.example.net'\n" + TAKING + CERTIFIED, {}, [
         "postmaster: no [[accept]] takes mail for mx.example.net, so mail to <postmaster> without a domain is refused"
     ]),
+    ("hostname = 'mx.example.net'\n[deliver]\ndefault = 'mx'\n" + TAKING + CERTIFIED, {}, [
+        "postmaster: no [[accept]] takes mail for mx.example.net, "
+        "so double bounces and answers to reports can't be delivered"
+    ]),
     ("[[listen]]\naddress = ['192.0.2.1:465', '192.0.2.1:587', '192.0.2.1:25']\ntls = 'required'\n" + TAKING
      + CERTIFIED, {}, [
         "F:2: listen.address: clients of port 465 begin with TLS (RFC 8314 section 3.3): tls = \"implicit\"",

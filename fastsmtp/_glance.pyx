@@ -1,7 +1,7 @@
 """The payload of a message: its strings put together, and what the dispatcher must know of it read without the rest.
 
 docs/queue.md has the layout.  Pure: works on bytes.  A message as objects is
-queue/model.py's.  Rank 5.
+_payload.pyx's.  Rank 5.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -17,14 +17,8 @@ from fastsmtp._record cimport (
 crc_init()
 
 cdef enum:
-    LAYOUT = 1
-    SPOOLED = 4                 # of the flags: the body is in a file
-    FIXED = 40                  # bytes, with flags at 1, the number of recipients at 8, prefix at 12, body at 16
-    STRINGS = 15
-    WORDS = 6                   # of a recipient: address, domain, orcpt, notify, deliver, pass_client
-    DOMAIN = 1
+    DOMAIN = 1                  # of a recipient's words
     DELIVER = 4
-    REFERENCE = 20              # of a body in a file
     ENTRY = 24                  # of the done-log
     DELIVERED = 1
 
@@ -130,7 +124,7 @@ cdef bint outline(const char *p, uint64_t length, Outline *found) noexcept:
     if length < FIXED + 2 * STRINGS or p[0] != LAYOUT:
         return False
     flags = <uint8_t>p[1]
-    if flags >= 32:
+    if flags >= FLAGS:
         return False
     memcpy(&found.recipients, p + 8, 4)
     memcpy(&prefix, p + 12, 4)

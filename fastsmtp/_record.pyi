@@ -30,5 +30,8 @@ def scan(data: bytes, *, base: int, epoch: int, start: int, at_batch: bool = Tru
     needed from there, with 0 there is no valid record.
     """
 
+def holds(data: bytes, epoch: int, offset: int) -> bool:
+    """Whether data is one record of this segment and place, from its header to the end of its payload, and whole."""
+
 def find(data: bytes, *, base: int, epoch: int, start: int) -> int:
     """Offset of the first header at or behind `start` that may be a record's, -1 for none; its checksum is not looked at."""

@@ -83,6 +83,20 @@ def scan(bytes data not None, *, uint64_t base, uint64_t epoch, uint64_t start, 
             at += total
 
 
+def holds(bytes data not None, uint64_t epoch, uint64_t offset):
+    cdef const char *p = PyBytes_AS_STRING(data)
+    cdef uint64_t size = <uint64_t>PyBytes_GET_SIZE(data)
+    cdef Header header
+    cdef uint32_t crc
+    if size < HEADER or not is_header(p, epoch, offset):
+        return False
+    memcpy(&header, p, HEADER)
+    if header.kind == K_END or size != HEADER + header.length:
+        return False
+    crc = crc_add(0xffffffffU, p, HEADER - 4)
+    return header.crc == <uint32_t>~crc_add(crc, p + HEADER, header.length)
+
+
 def find(bytes data not None, *, uint64_t base, uint64_t epoch, uint64_t start):
     cdef const char *p = PyBytes_AS_STRING(data)
     cdef uint64_t size = <uint64_t>PyBytes_GET_SIZE(data)

@@ -77,7 +77,7 @@ RANKS = {
         "auth",
     ],
     4: ["policy"],
-    5: ["_record", "_journalcalls", "_journal", "_glance", "queue"],
+    5: ["_record", "_journalcalls", "_journal", "_glance", "_payload", "queue"],
     6: ["delivery"],
     7: ["sink", "queue_sink"],
     8: ["smtp", "delegation", "pop3"],

@@ -19,12 +19,13 @@ from functools import partial
 from typing import Any
 
 from fastsmtp import errors
+from fastsmtp._payload import decode
 from fastsmtp.admin.protocol import ENTRIES, STATES, Entry, brief_entries, description
 from fastsmtp.queue.bodies import Bodies
 from fastsmtp.queue.done import read_done
 from fastsmtp.queue.fileheader import Purpose
 from fastsmtp.queue.index import NAME, IndexFile
-from fastsmtp.queue.model import BodyReference, QueuedMessage, decode
+from fastsmtp.queue.model import BodyReference, QueuedMessage
 from fastsmtp.queue.place import Place
 from fastsmtp.queue.reconcile import Reconciler
 from fastsmtp.queue.recovery import Fault, read_record, recover

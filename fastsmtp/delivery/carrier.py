@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from fastsmtp import errors
+from fastsmtp._payload import decode
 from fastsmtp.config.dest import parse_dest
 from fastsmtp.delivery.errand import RECORD_BYTES
 from fastsmtp.delivery.job import Damaged
@@ -21,7 +22,6 @@ from fastsmtp.delivery.pipe import ANSWER_S
 from fastsmtp.delivery.stored import StoredMessage
 from fastsmtp.queue.bodies import Bodies
 from fastsmtp.queue.disk import InlineDisk
-from fastsmtp.queue.model import decode
 
 T = TypeVar("T")
 

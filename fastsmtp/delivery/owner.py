@@ -20,6 +20,7 @@ from typing import NamedTuple
 from fastsmtp import errors
 from fastsmtp._glance import destinations_of
 from fastsmtp._journal import Progress, Writer
+from fastsmtp._payload import decode
 from fastsmtp._record import DONE
 from fastsmtp.delivery.afterwards import Afterwards, Ids
 from fastsmtp.delivery.compact import Compactor
@@ -44,7 +45,6 @@ from fastsmtp.queue.journal import Journal, LocalSource
 from fastsmtp.queue.keeper import Destinations, Keeper, is_held
 from fastsmtp.queue.meters import DONE as DONE_LOG
 from fastsmtp.queue.meters import OWN, JournalMeter
-from fastsmtp.queue.model import decode
 from fastsmtp.queue.place import Place
 from fastsmtp.queue.reconcile import Reconciled, Reconciler
 from fastsmtp.queue.recovery import Fault, Recovery, recover

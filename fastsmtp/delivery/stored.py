@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastsmtp import errors
+from fastsmtp._payload import decode
+from fastsmtp._record import HEADER_BYTES, holds
 from fastsmtp.message import Envelope
 from fastsmtp.queue.bodies import Bodies
 from fastsmtp.queue.disk import Disk, storage_error
 from fastsmtp.queue.fileheader import SIZE_BYTES, Purpose, read_header
-from fastsmtp.queue.model import BodyReference, QueuedMessage, decode
+from fastsmtp.queue.model import BodyReference, QueuedMessage
 from fastsmtp.queue.place import Place
-from fastsmtp.queue.recovery import read_record
+from fastsmtp.queue.recovery import read_whole
 from fastsmtp.queue.spool import Cutter
 from fastsmtp.queue.store import Store
 
@@ -41,14 +44,24 @@ class Reader:
 
     def read(self, place: Place) -> StoredMessage:
         """The message; raises errors.QueueDamaged, errors.QueueTooNew, errors.StorageFailed."""
-        name = self._store.path(place.number)
         try:
-            payload = read_record(self._system, self._descriptor(place.number, name), place, name)
+            data = self._read(place)
         except FileNotFoundError:
-            raise errors.QueueDamaged(f"{name}: it isn't there") from None
+            raise errors.QueueDamaged(f"{self._store.path(place.number)}: it isn't there") from None
         except OSError as error:
             raise storage_error(error) from error
-        return StoredMessage(decode(payload), self._bodies, self._disk)
+        return StoredMessage(decode(data, HEADER_BYTES), self._bodies, self._disk)
+
+    def _read(self, place: Place) -> bytes:
+        """The whole record, its header included.  Raises OSError, errors.QueueDamaged."""
+        number, epoch, offset, size_bytes = place
+        fd = self._descriptor(number)
+        with suppress(OSError):
+            data: bytes = self._system.pread(fd, HEADER_BYTES + size_bytes, offset)
+            if len(data) == HEADER_BYTES + size_bytes and holds(data, epoch, offset):
+                return data
+        # Once more with patience: a read that was cut short, a block of the disk that can't be read.
+        return read_whole(self._system, fd, place, self._store.path(number))
 
     def tidy(self) -> None:
         """Let go of segments that were removed: while we have them open, the disk has their room no more."""
@@ -62,9 +75,10 @@ class Reader:
             os.close(fd)
         self._open.clear()
 
-    def _descriptor(self, number: int, name: str) -> int:
+    def _descriptor(self, number: int) -> int:
         fd = self._open.get(number)
         if fd is None:
+            name = self._store.path(number)
             fd = self._open[number] = self._system.open(name, os.O_RDONLY | os.O_CLOEXEC)
             if len(self._open) > OPEN_SEGMENTS:
                 _, old = self._open.popitem(last=False)

@@ -1,7 +1,7 @@
 """A message as the journal keeps it: envelope, who the client was, prefix, body; docs/queue.md has the layout.
 
     pieces = encode(message)         bytes objects, the body's own among them: nothing is copied
-    message = decode(payload)
+    message = decode(payload)        which is _payload.pyx's
 
 Rank 5: pure.
 """
@@ -12,9 +12,8 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fastsmtp import errors
 from fastsmtp._glance import put_together
-from fastsmtp.message import Envelope, Recipient
+from fastsmtp.message import Envelope
 from fastsmtp.policy.facts import Facts, Origin, TlsFacts
 
 LAYOUT = 1
@@ -23,8 +22,6 @@ _SMTPUTF8, _EXTENDED, _SPOOLED, _TLS, _RESUMED = 1, 2, 4, 8, 16
 
 # version, flags, origin, 0, port, bits of the key; recipients, prefix; body, accepted, declared
 _FIXED = struct.Struct("<BBBxHHIIQQQ")
-_STRINGS = struct.Struct("<15H")
-_RECIPIENT = struct.Struct("<6H")
 _BODY = struct.Struct("<QQI")
 _CUT = struct.Struct("<II")
 
@@ -60,7 +57,6 @@ class Origins:
 
     def __init__(
         self,
-        *,
         address: str,
         port: int = 0,
         origin: Origin = Origin.SOCKET,
@@ -160,72 +156,3 @@ def encode(message: QueuedMessage) -> list[bytes]:
         for one in envelope.recipients
     ]  # fmt: skip
     return [put_together(fixed, strings, recipients), message.prefix, *body]
-
-
-def decode(payload: bytes) -> QueuedMessage:
-    """The message of a record; its body is one chunk, or a reference.
-
-    Raises errors.QueueTooNew for a later layout, errors.QueueDamaged for what is no message.
-    """
-    if payload and payload[0] > LAYOUT:
-        raise errors.QueueTooNew(
-            f"a message in layout {payload[0]}, written by a later fastsmtp; this one reads layouts up to {LAYOUT}"
-        )
-    try:
-        return _decode(payload)
-    except (struct.error, ValueError) as error:
-        raise errors.QueueDamaged(f"no message: {error}") from None
-
-
-def _decode(payload: bytes) -> QueuedMessage:
-    (
-        layout, flags, origin, port, bits, recipients, prefix_bytes, body_bytes, accepted_ms, declared,
-    ) = _FIXED.unpack_from(payload)  # fmt: skip
-    if not layout or flags >= 32:
-        raise ValueError("neither layout nor flags are known")
-    at = _FIXED.size
-    strings, at = _strings(payload, at, _STRINGS)
-    id, sender, sender_domain, body_kind, ret, envid = strings[:6]
-    address, name, helo, listener, local_address, protocol, cipher, server_name, cuts = strings[6:]
-    found = []
-    for _ in range(recipients):
-        words, at = _strings(payload, at, _RECIPIENT)
-        found.append(
-            Recipient(
-                words[0], words[1], tuple(words[3].split(b",")) if words[3] else (), words[2],
-                words[4].decode(), words[5].decode(),
-            )
-        )  # fmt: skip
-    prefix = payload[at : at + prefix_bytes]
-    rest = payload[at + prefix_bytes :]
-    if len(prefix) != prefix_bytes or len(rest) != (_BODY.size if flags & _SPOOLED else body_bytes):
-        raise ValueError("its parts are not as long as they say")
-    body: Sequence[bytes] | BodyReference
-    body = BodyReference(*_BODY.unpack(rest)) if flags & _SPOOLED else (rest,) if rest else ()
-    tls = None
-    if flags & _TLS:
-        tls = TlsFacts(protocol.decode(), cipher.decode(), bits, server_name.decode(), bool(flags & _RESUMED))
-    elif protocol or cipher or server_name or bits or flags & _RESUMED:
-        raise ValueError("it knows of TLS, and there was none")
-    envelope = Envelope(
-        sender, sender_domain, declared, body_kind, bool(flags & _SMTPUTF8), ret, envid, found
-    )
-    origins = Origins(
-        address=address.decode(), port=port, origin=Origin(origin), name=name.decode(), helo=helo,
-        is_extended=bool(flags & _EXTENDED), listener=listener.decode(), local_address=local_address.decode(),
-        tls=tls,
-    )  # fmt: skip
-    return QueuedMessage(
-        id.decode(), accepted_ms, envelope, origins, prefix, body, body_bytes, tuple(_CUT.iter_unpack(cuts))
-    )
-
-
-def _strings(payload: bytes, at: int, lengths: struct.Struct) -> tuple[list[bytes], int]:
-    found = []
-    end = at + lengths.size
-    for length in lengths.unpack_from(payload, at):
-        at, end = end, end + length
-        found.append(payload[at:end])
-    if end > len(payload):
-        raise ValueError("it ends within its strings")
-    return found, end

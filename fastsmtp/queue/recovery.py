@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fastsmtp import errors
-from fastsmtp._record import BLOCK, END, HEADER_BYTES, KEPT, MAX_PAYLOAD, SEAL, find, scan
+from fastsmtp._record import BLOCK, END, HEADER_BYTES, KEPT, MAX_PAYLOAD, SEAL, find, holds, scan
 from fastsmtp.queue.fileheader import FileHeader, read_header
 from fastsmtp.queue.place import Place, Seal, decode_seal
 from fastsmtp.queue.store import Store, sync_directory, write_all
@@ -370,12 +370,16 @@ def _block_up(offset: int) -> int:
 
 def read_record(system: Any, fd: int, place: Place, name: str) -> bytes:
     """The payload of one record; raises errors.QueueDamaged when it isn't there as a whole."""
+    return read_whole(system, fd, place, name)[HEADER_BYTES:]
+
+
+def read_whole(system: Any, fd: int, place: Place, name: str) -> bytes:
+    """The same with its header."""
     file = _File(system, fd)
     data = file.read(place.offset, HEADER_BYTES + place.size_bytes)
-    records, *_ = scan(data, base=place.offset, epoch=place.epoch, start=place.offset, at_batch=False)
-    if not records or records[0][2] != place.size_bytes:
+    if len(data) != HEADER_BYTES + place.size_bytes or not holds(data, place.epoch, place.offset):
         raise errors.QueueDamaged(f"{name}: {_reason(file)} at {place.offset}")
-    return data[HEADER_BYTES:]
+    return data
 
 
 def read_between(

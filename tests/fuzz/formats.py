@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
+from fastsmtp import _payload
 from fastsmtp._record import crc32c
 from fastsmtp.address import Address
 from fastsmtp.admin import protocol
@@ -181,9 +182,9 @@ def packets(data: bytes) -> None:
 def record(data: bytes) -> None:
     """What the records of a queue hold: a message, entries of the done-log; and the header of its files."""
     with suppress(QueueDamaged, QueueTooNew):
-        written = b"".join(model.encode(model.decode(data)))
+        written = b"".join(model.encode(_payload.decode(data)))
         assert len(written) == len(data)
-        assert b"".join(model.encode(model.decode(written))) == written
+        assert b"".join(model.encode(_payload.decode(written))) == written
     with suppress(ValueError, struct.error):
         entries = list(done.entries(data))
         assert list(done.entries(b"".join(done.pack(*entry) for entry in entries))) == entries

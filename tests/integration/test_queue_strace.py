@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastsmtp.queue.model import BodyReference, decode
+from fastsmtp._payload import decode
+from fastsmtp.queue.model import BodyReference
 from fastsmtp.queue.recovery import recover
 from fastsmtp.queue.store import Store
 from fastsmtp.queue_sink import RECORD_BYTES

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastsmtp._payload import decode
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.queue.dsn import (
     DOUBLE_BOUNCE_SENDER,
@@ -23,7 +24,7 @@ from fastsmtp.queue.dsn import (
     original_bytes,
 )
 from fastsmtp.queue.dsn_text import duration
-from fastsmtp.queue.model import Origins, QueuedMessage, decode, encode
+from fastsmtp.queue.model import Origins, QueuedMessage, encode
 from fastsmtp.queue.row import Said
 
 NOW = 1_800_000_000_000

@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 
 from fastsmtp import _journal, _record
+from fastsmtp._payload import decode
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.queue.disk import InlineDisk
 from fastsmtp.queue.done import DoneLog, Outcome, read_done
 from fastsmtp.queue.fileheader import Purpose
 from fastsmtp.queue.index import IndexFile, Opened
 from fastsmtp.queue.journal import Journal, LocalSource
-from fastsmtp.queue.model import Origins, QueuedMessage, decode, encode
+from fastsmtp.queue.model import Origins, QueuedMessage, encode
 from fastsmtp.queue.place import Place
 from fastsmtp.queue.reconcile import Reconciled, Reconciler
 from fastsmtp.queue.recovery import recover

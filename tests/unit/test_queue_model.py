@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fastsmtp import _record, errors
 from fastsmtp._journal import Writer
+from fastsmtp._payload import decode
 from fastsmtp._record import crc32c
 from fastsmtp.address import Address
 from fastsmtp.message import Envelope, Recipient
@@ -22,7 +23,7 @@ from fastsmtp.queue.disk import InlineDisk
 from fastsmtp.queue.done import ENTRIES, INTERVAL_S, Done, DoneLog, Outcome, entries, read_done
 from fastsmtp.queue.fileheader import SIZE_BYTES, Purpose
 from fastsmtp.queue.journal import Journal, LocalSource
-from fastsmtp.queue.model import LAYOUT, BodyReference, Origins, QueuedMessage, decode, encode, origins_of
+from fastsmtp.queue.model import LAYOUT, BodyReference, Origins, QueuedMessage, encode, origins_of
 from fastsmtp.queue.place import Place, Seal
 from fastsmtp.queue.recovery import recover
 from fastsmtp.queue.store import Space, Store

@@ -10,11 +10,12 @@ import time
 import pytest
 
 from fastsmtp import _record, errors
+from fastsmtp._payload import decode
 from fastsmtp.delivery import compact
 from fastsmtp.delivery.job import Damaged
 from fastsmtp.delivery.owner import BODIES
 from fastsmtp.queue.fileheader import SIZE_BYTES
-from fastsmtp.queue.model import BodyReference, decode, encode
+from fastsmtp.queue.model import BodyReference, encode
 from fastsmtp.queue.remote import Remote
 from fastsmtp.queue.row import Filter, State, row_of
 from tests.owned import LATER, NEVER, YES, FakeShard, Queue, message, recipient, run, until

@@ -9,6 +9,12 @@ from typing import Any, Generic, TypeVar, final
 
 Cookie = TypeVar("Cookie")
 
+def answer_soon() -> None:
+    """For the thread of a loop whose clients wait for syncs: it is to run soon after it was woken up.
+
+    Asks the kernel for short slices; where that can't be had, nothing.
+    """
+
 @final
 class Progress:
     """How far each worker's journal is synced: anonymous shared memory, made before the fork.

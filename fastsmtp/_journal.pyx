@@ -28,7 +28,7 @@ cimport cython
 from fastsmtp._journalcalls cimport (
     IOV_MAX, EIO, iovec, pthread_t, pthread_mutex_t, pthread_cond_t, pthread_mutex_init, pthread_mutex_lock,
     pthread_mutex_unlock, pthread_mutex_destroy, pthread_cond_init, pthread_cond_wait, pthread_cond_signal,
-    pthread_cond_destroy, pthread_join, thread_start, thread_name, kernel_write, kernel_sync, descriptor_copy,
+    pthread_cond_destroy, pthread_join, thread_start, thread_name, thread_slice, kernel_write, kernel_sync, descriptor_copy,
     close_descriptor, bell_open, bell_ring, bell_quiet, bell_close, load_acquire, store_release, load_relaxed,
     store_relaxed, exchange_ordered, fence_acquire_, fence_release_, shared_map, munmap,
 )
@@ -40,6 +40,8 @@ crc_init()
 
 cdef enum:
     RING = 4                    # batches: one fills, one is written, the others wait for reap()
+    THREAD_SLICE_NS = 100_000   # it works for some 20 us at a time and sleeps
+    LOOP_SLICE_NS = 300_000     # a few commands of a session
 
 cdef char zeros[BLOCK_BYTES]
 memset(zeros, 0, BLOCK_BYTES)
@@ -307,6 +309,7 @@ cdef void *serve(void *argument) noexcept nogil:
     cdef Batch *batch
     cdef int error
     thread_name()
+    thread_slice(THREAD_SLICE_NS)
     pthread_mutex_lock(&e.mutex)
     while True:
         while not can_take(e) and not e.is_closing:
@@ -326,6 +329,10 @@ cdef void *serve(void *argument) noexcept nogil:
 
 
 # --- what Python sees -----------------------------------------------------------------------------------------------
+
+def answer_soon():
+    thread_slice(LOOP_SLICE_NS)
+
 
 @cython.final
 cdef class Progress:

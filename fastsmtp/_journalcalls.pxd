@@ -20,6 +20,8 @@ cdef extern from *:
     #include <unistd.h>
     #ifdef __linux__
     #include <sys/eventfd.h>
+    #include <sys/resource.h>
+    #include <sys/syscall.h>
     #endif
 
     /* --- the kernel ------------------------------------------------------------------------------- */
@@ -92,6 +94,27 @@ cdef extern from *:
     #endif
     }
 
+    /*
+     * The calling thread goes on for so long before it is another's turn, and so comes to its own turn sooner when
+     * it is woken up: Linux 6.12 and later take that from who has no special right, and 100 us is the least.  Else
+     * it waits for the slice of whoever runs, 3 ms, at each of a sync's three wake-ups.  Older kernels ignore it, and
+     * where the call is refused nothing is lost but that.
+     */
+    static void thread_slice(uint64_t slice_ns) {
+    #if defined(__linux__) && defined(SYS_sched_setattr)
+        struct {
+            uint32_t size, policy;
+            uint64_t flags;
+            int32_t nice;
+            uint32_t priority;
+            uint64_t runtime, deadline, period;
+        } attributes = {48, 0, 0, getpriority(PRIO_PROCESS, 0), 0, slice_ns, 0, 0};
+        (void)syscall(SYS_sched_setattr, 0, &attributes, 0);
+    #else
+        (void)slice_ns;
+    #endif
+    }
+
     /* Signals are the loop's. */
     static int thread_start(pthread_t *thread, void *(*body)(void *), void *argument) {
         sigset_t all, before;
@@ -140,6 +163,7 @@ cdef extern from *:
     int pthread_join(pthread_t thread, void **result) nogil
     int thread_start(pthread_t *thread, void *(*body)(void *) noexcept nogil, void *argument) nogil
     void thread_name() nogil
+    void thread_slice(uint64_t slice_ns) nogil
     Py_ssize_t kernel_write(int fd, const iovec *parts, int count, int64_t offset) nogil
     int kernel_sync(int fd) nogil
     int descriptor_copy(int fd)

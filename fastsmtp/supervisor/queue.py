@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, cast
 
-from fastsmtp._journal import Progress, Writer
+from fastsmtp._journal import Progress, Writer, answer_soon
 from fastsmtp.admin.desk import Desk
 from fastsmtp.admin.server import AdminServer
 from fastsmtp.config.dest import runs_program
@@ -448,6 +448,7 @@ async def open_sink(
     except TemporaryError as error:
         raise ConfigError(f"the queue can't be used: {error}") from None
     remote.be_patient_no_more()
+    answer_soon()
     return QueueSink(
         remote=remote, journal=journal, disk=ThreadDisk(), budget=budget, wall=time.time, meter=meter
     )

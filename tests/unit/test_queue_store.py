@@ -10,7 +10,7 @@ import pytest
 from fastsmtp import errors
 from fastsmtp._record import BLOCK
 from fastsmtp.queue.fileheader import FORMAT, SIZE_BYTES, FileHeader, Purpose, read_header
-from fastsmtp.queue.store import number_of
+from fastsmtp.queue.store import PIECE_BYTES, number_of
 from tests.journaling import QUEUE, failing, simulated, store_in, with_format
 
 
@@ -25,6 +25,23 @@ def test_a_segment_is_named_when_it_is_synced_and_handed_out_when_the_name_is() 
     assert steps == ["name", "write", "write", ("sync", number), "name", ("sync", QUEUE)]
     with pytest.raises(OSError, match="not open for reading"):
         files.pread(segment.fd, 10, 0)
+
+
+def test_a_big_segment_is_synced_in_pieces_so_that_no_other_sync_waits_for_all_of_it() -> None:
+    files = simulated()
+    store = store_in(QUEUE, 4 * PIECE_BYTES)
+    store.open(files)
+    start = len(files.trace)
+    segment = store.prepare(files)
+    number = files._file(segment.fd)
+    unsynced = most = 0
+    for step in files.trace[start:]:
+        if step[0] == "write":
+            unsynced += len(step[3])
+            most = max(most, unsynced)
+        elif step[:2] == ("sync", number):
+            unsynced = 0
+    assert (most, unsynced) == (PIECE_BYTES + BLOCK, 0)
 
 
 def test_a_retired_segment_is_used_again_under_another_number_and_epoch() -> None:

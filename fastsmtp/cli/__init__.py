@@ -98,6 +98,12 @@ def _run(name: str, arguments: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        # A full disk behind `fastsmtp queue list > file`, a directory that can't be written.
+        _drop_stdout()
+        what = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        print(f"fastsmtp: {what}{error.strerror or error}", file=sys.stderr)
+        return 1
     return status
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fastsmtp.config.dest import known_shapes
@@ -22,15 +22,23 @@ class Formatter(argparse.HelpFormatter):
         super().__init__(prog, width=max(columns - 2, 40))
 
 
-def make_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """A parser with every configuration flag; the subcommand adds its own."""
+def make_parser(
+    command: str, description: str, *, without: Collection[str] = (), words: Mapping[str, str] | None = None
+) -> argparse.ArgumentParser:
+    """A parser with the configuration's flags; the subcommand adds its own.
+
+    without  flags that mean nothing to the subcommand
+    words    what it says of a flag in place of the words below
+    """
     parser = argparse.ArgumentParser(
         prog=f"fastsmtp {command}", description=description, allow_abbrev=False, formatter_class=Formatter
     )
     group = parser.add_argument_group("configuration (a flag wins over the file)")
+    words = words or {}
 
     def add(flag: str, text: str, **options: Any) -> None:
-        group.add_argument(flag, help=text, **options)
+        if flag not in without:
+            group.add_argument(flag, help=words.get(flag, text), **options)
 
     again = {"action": "append", "default": []}
     add("--config", "else /etc/fastsmtp/fastsmtp.toml when it exists", metavar="FILE")
@@ -55,18 +63,7 @@ def parse_flags(
 ) -> tuple[Flags, argparse.Namespace]:
     """Flags for load(), and the namespace with the subcommand's own; exits with 2 on a bad command line."""
     given = parser.parse_args(arguments)
-    flags = Flags(
-        config=given.config,
-        qmail=given.qmail,
-        tcprules=given.tcprules,
-        listen=tuple(given.listen),
-        workers=given.workers,
-        hostname=given.hostname,
-        accept=tuple(given.accept),
-        deliver=given.deliver,
-        no_queue=given.no_queue,
-        state=given.state,
-        dns=tuple(given.dns),
-        user=given.user,
-    )
-    return flags, given
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(given).items()
+    }
+    return Flags(**{name: values[name] for name in Flags.__slots__ if name in values}), given

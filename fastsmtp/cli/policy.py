@@ -33,6 +33,12 @@ def run(arguments: Sequence[str]) -> int:
         "policy",
         "The checks for Postfix, by its policy delegation protocol: with --listen HOST:PORT or --listen unix:PATH "
         "a server, else one connection on standard input and output, under spawn(8).",
+        without=("--tcprules", "--workers", "--accept", "--deliver", "--no-queue", "--state"),
+        words={
+            "--listen": "or unix:PATH; may be given again",
+            "--hostname": "ours, for the checks of HELO",
+            "--user": "the account to run as, when started as root",
+        },
     )
     flags, _ = parse_flags(parser, arguments)
     places = [_place(text) for text in flags.listen]

@@ -26,8 +26,12 @@ Step = Callable[[], None]
 
 def run(arguments: Sequence[str]) -> int:
     """0 when every name is as it should be; ConfigError, and nothing changed, when one can't be."""
-    if list(arguments) == ["--help"]:
-        print(f"{USAGE}\n\nBIN is a qmail home's bin, as /var/qmail/bin. Names: {', '.join(PROGRAMS)}.")
+    if list(arguments) in (["--help"], ["-h"]):
+        print(f"{USAGE}\n\nBIN is a qmail home's bin, as /var/qmail/bin. Names: {', '.join(PROGRAMS)}.\n")
+        print(
+            "link    puts a link to fastsmtp by each name; what stood there is kept beside it, as NAME.qmail"
+        )
+        print("unlink  puts back what stood there")
         return 0
     if len(arguments) != 2 or arguments[0] not in ("link", "unlink"):
         print(USAGE, file=sys.stderr)

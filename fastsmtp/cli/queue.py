@@ -49,15 +49,17 @@ def run(arguments: Sequence[str]) -> int:
         parser.error("show: one id")
     if (given.as_message or given.state_of) and given.command not in ("show", "list"):
         parser.error(f"{given.command}: --message is for show, --in for list")
+    if given.limit is not None and given.limit < 1:
+        parser.error("--limit: at least 1")
+    from fastsmtp.queue.row import Filter
+
     filter = _filter(parser, given)
-    if given.command not in ("list", "show") and not any(
-        value is not None and value != () for value in filter
-    ):
+    if given.command not in ("list", "show") and filter == Filter():
         if not given.all:
             parser.error(
                 f"{given.command}: say what (an id, --sender, --recipient, --domain, --source), or --all"
             )
-    elif given.all:
+    elif given.all and filter != Filter():
         parser.error("--all, and a condition: which?")
     queue = _opened(_state_directory(given))
     try:
@@ -90,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=Raw,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
-    parser.add_argument("id", nargs="*", metavar="ID", help="as in the log, and as the client heard it")
+    parser.add_argument(
+        "id", nargs="*", default=[], metavar="ID", help="as in the log, and as the client heard it"
+    )
     add = parser.add_argument_group("which").add_argument
     add("--sender", metavar="ADDRESS", help='or @DOMAIN; "" is the null sender')
     add("--recipient", metavar="ADDRESS", help="or @DOMAIN")
@@ -108,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("how").add_argument
     add("--json", action="store_true", help="one JSON object a line: for list, a recipient each")
     add("--message", dest="as_message", action="store_true", help="show: the message itself, on stdout")
-    add("--limit", type=int, default=0, metavar="N", help="list: so many recipients at most")
+    add("--limit", type=int, metavar="N", help="list: so many recipients at most")
     add("--state", metavar="DIR", help="of the server; else the configuration's, else the default")
     add("--config", metavar="FILE", help="else /etc/fastsmtp/fastsmtp.toml when it exists")
     return parser
@@ -135,9 +139,13 @@ def _state_directory(given: argparse.Namespace) -> str:
     if given.state:
         return os.path.abspath(str(given.state))
     from fastsmtp.config.flags import Flags
-    from fastsmtp.config.load import load
+    from fastsmtp.config.load import state_of
+    from fastsmtp.errors import ConfigError
 
-    return load(Flags(config=given.config), is_served=False).config.state
+    try:
+        return state_of(Flags(config=given.config))
+    except ConfigError as error:
+        raise ConfigError(*error.faults, "where the queue is can be said with --state DIR") from None
 
 
 def _opened(state: str) -> Queue:
@@ -166,7 +174,7 @@ def _opened(state: str) -> Queue:
 
 def _list(queue: Queue, filter: Filter, given: argparse.Namespace) -> int:
     listing = _Listing() if not given.json else None
-    left = given.limit
+    left = given.limit or 0
     write = sys.stdout.write
     for found in queue.entries(filter, given.state_of):
         entries = found[:left] if given.limit else found

@@ -30,14 +30,23 @@ if TYPE_CHECKING:
 USAGE: Final = (
     "usage: fastsmtp remote [--config FILE | --qmail DIR] [--dns HOST[:PORT]]... HOST SENDER RECIPIENT..."
 )
+HELP: Final = f"""{USAGE}
+
+Send the message on standard input to HOST (a domain, or what smtproutes makes of it), in qmail-remote's place: the
+report, as qmail-rspawn reads it, goes to standard output, and the exit status is 0 whatever becomes of the message.
+
+  --config FILE       [remote], [[route]] and [[source]] of a configuration; without it a qmail home
+  --qmail DIR         the qmail home; else $QMAILHOME, or /var/qmail
+  --dns HOST[:PORT]   a resolver; may be given again
+"""
 DEFAULT_HOME: Final = "/var/qmail"
 COPY_BYTES: Final = 65_536
 
 
 def run(arguments: Sequence[str]) -> int:
     """Always 0 for who calls it as qmail-rspawn does; what became of the message is in the report."""
-    if list(arguments) == ["--help"]:
-        print(USAGE)
+    if list(arguments) in (["--help"], ["-h"]):
+        print(HELP, end="")
         return 0
     os.write(1, _report(list(arguments)))
     return 0

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fastsmtp.sink import DirectSink
 
 DEFAULT_HOME = "/var/qmail"
+# Flags of `serve` that mean nothing to one session: tcpserver listens, and has read the rules.
+NOT_OURS = ("--listen", "--workers", "--tcprules", "--no-queue", "--state", "--user")
 # Reply to a client whose server can't read its configuration (qmail-smtpd: 421 4.3.0 and exit).
 NOT_CONFIGURED = b"421 4.3.0 Unable to read the configuration\r\n"
 NO_ADDRESS = "0.0.0.0"  # noqa: S104 - of a client that nobody knows: in no network
@@ -62,8 +64,13 @@ def _flags(arguments: list[str]) -> Flags:
         from fastsmtp.cli.flags import make_parser, parse_flags
 
         parser = make_parser(
-            "smtpd", "One SMTP session on standard input and output, in qmail-smtpd's place."
-        )
+            "smtpd",
+            "One SMTP session on standard input and output, in qmail-smtpd's place. The client's address and its "
+            "rule (RELAYCLIENT ...) are in the environment, as tcpserver has it; a rules file is not read.",
+            without=NOT_OURS,
+            words={"--config": "else /etc/fastsmtp/fastsmtp.toml when it exists, else the qmail home $QMAILHOME, "
+                               "or /var/qmail"},
+        )  # fmt: skip
         flags, _ = parse_flags(parser, arguments)
     if flags.config is None and flags.qmail is None and not os.path.exists(DEFAULT_FILE):
         flags = replace(flags, qmail=os.environ.get("QMAILHOME") or DEFAULT_HOME)

@@ -131,6 +131,30 @@ def load(
     )
 
 
+def state_of(flags: Flags, host: Host | None = None) -> str:
+    """The state directory of the server that flags and file are for, whatever else is wrong with the file.
+
+    ConfigError: there is no such file, it is no TOML, or its state is no path.
+    """
+    from fastsmtp.config.host import Host
+    from fastsmtp.config.resolve import ROOTS_STATE, default_state
+    from fastsmtp.config.toml import fault_line, read_toml, shown
+    from fastsmtp.config.tree import Tree
+    from fastsmtp.errors import ConfigError
+
+    host = host or Host()
+    file = _file(flags, host)
+    tree = read_toml(file, _read(file, host)) if file else Tree()
+    state = tree.values.get("state")
+    if state is None:
+        state, _ = default_state(host)
+        # Asked by an account that isn't root about a server that root has started.
+        return ROOTS_STATE if host.exists(ROOTS_STATE) and not host.exists(f"{state}/queue") else str(state)
+    if not isinstance(state, str) or not state.startswith("/"):
+        raise ConfigError(fault_line(tree, ("state",), f"path {shown(state)} must begin with /"))
+    return state
+
+
 def _home(tree: Tree, host: Host) -> Home | None:
     """The qmail home that tree names, laid under it."""
     path = tree.values.get("qmail")

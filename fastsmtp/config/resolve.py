@@ -9,7 +9,9 @@ from fastsmtp.config.lines import Path
 from fastsmtp.config.model import ANY_DOMAIN, Accept, Config, Limits
 from fastsmtp.config.names import parse_host_name
 from fastsmtp.records import replace
+from fastsmtp.typed import Final
 
+ROOTS_STATE: Final = "/var/lib/fastsmtp"
 # Descriptors that a worker needs beside its connections: listeners, log, pipes, certificates.
 _RESERVED_FILES = 64
 # A connection's own socket, and a body file or a next hop's connection.
@@ -68,7 +70,7 @@ def default_state(host: Host) -> tuple[str, str]:
         # systemd gives several separated by colons; the first is ours.
         return given.partition(":")[0], "$STATE_DIRECTORY"
     if host.is_root():
-        return "/var/lib/fastsmtp", "default"
+        return ROOTS_STATE, "default"
     home = host.environ.get("XDG_STATE_HOME", "")
     if home.startswith("/"):
         return os.path.join(home, "fastsmtp"), "$XDG_STATE_HOME"

@@ -155,6 +155,29 @@ def test_every_flag_reaches_the_configuration() -> None:
     )
 
 
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_each_command_says_how_it_is_used(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main([command, "--help"])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    out, err = capsys.readouterr()
+    assert (status, err) == (0, "")
+    assert out.startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("smtpd", "--listen"), ("smtpd", "--tcprules"), ("policy", "--deliver")]
+)
+def test_a_flag_that_would_do_nothing_is_a_usage_error(
+    command: str, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main([command, flag, "x"])
+    assert raised.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -181,3 +204,14 @@ def test_python_dash_m_is_the_command_and_a_closed_pipe_is_no_traceback() -> Non
     command = f"{sys.executable} -m fastsmtp config --example | true"
     done = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_behind_standard_output_is_no_traceback() -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastsmtp", "config", "--example"],
+            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, b"fastsmtp: No space left on device\n")

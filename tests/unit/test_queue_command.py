@@ -116,6 +116,7 @@ CHOSEN = [
     (["--source", "a"], "1:a"),
     (["--in", "held"], "2:c"),
     (["--in", "deferred", "--limit", "2"], "1:a 1:b"),
+    (["--all"], "1:a 1:b 2:c 3:d"),
     (["--in", "active"], ""),
     (["--domain", "nowhere.example"], ""),
 ]
@@ -195,6 +196,9 @@ WRONG = [
     ["hold", "ID1", "--message"],
     ["mangle"],
     ["list", "--recipient", ""],
+    ["list", "--limit", "0"],
+    ["list", "--limit", "-1"],
+    ["list", "--all", "ID1"],
 ]
 
 
@@ -212,6 +216,25 @@ def test_without_a_queue_it_says_so(tmp_path: pathlib.Path, capsys: pytest.Captu
     assert queue(tmp_path, "list") == 1
     assert capsys.readouterr().err == (
         f"fastsmtp: {tmp_path}/queue: No such file or directory: there is no queue\n"
+    )
+
+
+def test_a_faulty_configuration_does_not_stand_in_the_way(
+    stopped: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text(f"state = '{stopped}'\ncolour = 'red'\n[tls]\ncertificate = '/not/there'")
+    assert main(["queue", "list", "--config", str(file)]) == 0
+    assert capsys.readouterr() == (LISTED, "")
+    file.write_text("state = 'here'")
+    assert main(["queue", "list", "--config", str(file)]) == 1
+    file.write_text("state = [")
+    assert main(["queue", "list", "--config", str(file)]) == 1
+    assert capsys.readouterr().err == (
+        f"fastsmtp: {file}:1: state: path 'here' must begin with /\n"
+        "fastsmtp: where the queue is can be said with --state DIR\n"
+        f"fastsmtp: {file}:1: Invalid value\n"
+        "fastsmtp: where the queue is can be said with --state DIR\n"
     )
 
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastsmtp._session import Event, Session, Terms
+    from fastsmtp.callable_sink import Message
     from fastsmtp.errors import ConfigError, FastsmtpError, ProtocolError, TemporaryError
     from fastsmtp.message import Envelope, Recipient
     from fastsmtp.reply import Reply
-    from fastsmtp.sink import Message
     from fastsmtp.smtp.server import Server
 
 __all__ = [
@@ -49,7 +49,7 @@ _HOMES = {
     "Envelope": "fastsmtp.message",
     "Event": "fastsmtp._session",
     "FastsmtpError": "fastsmtp.errors",
-    "Message": "fastsmtp.sink",
+    "Message": "fastsmtp.callable_sink",
     "ProtocolError": "fastsmtp.errors",
     "Recipient": "fastsmtp.message",
     "Reply": "fastsmtp.reply",

@@ -26,6 +26,7 @@ from fastsmtp.log_format import Format
 
 FLUSH_AT = 256  # lines; a worker at 20,000 messages/s then writes 80 times a second
 MAX_LINES = 10_000  # about what 1 MiB holds
+TRACEBACK_LINES = 12  # of a defect: what broke stands in the innermost ones
 MAX_BYTES = 1 << 20  # a worker; a pipe itself holds 64 KiB
 
 
@@ -39,6 +40,15 @@ class Log(Protocol):
 
     def line(self, event: str, **fields: object) -> None: ...
     def flush(self) -> None: ...
+
+
+def log_defect(log: Log, error: BaseException, **fields: object) -> None:
+    """An exception of ours, with the innermost lines of its traceback: they tell what broke."""
+    import traceback
+
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    trace = "\n".join(lines[-TRACEBACK_LINES:])
+    log.line("defect", reason=f"{type(error).__name__}: {error}", trace=trace, **fields)
 
 
 class LogWriter:

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastsmtp._counters import Counters
+from fastsmtp.callable_sink import CallableSink
 from fastsmtp.config.load import load
 from fastsmtp.log import ListLog
 from fastsmtp.policy.own import load_stages
 from fastsmtp.queue.spool import Budget
-from fastsmtp.sink import CallableSink
 from fastsmtp.smtp.service import Service
 from tests.wire import PATIENCE_S, Inbox, Wire, connect
 

@@ -79,7 +79,7 @@ RANKS = {
     4: ["policy"],
     5: ["_record", "_journalcalls", "_journal", "_glance", "_payload", "queue"],
     6: ["delivery"],
-    7: ["sink", "queue_sink"],
+    7: ["sink", "queue_sink", "callable_sink"],
     8: ["smtp", "delegation", "pop3"],
     9: ["supervisor", "admin", "server"],
     10: ["cli", "compat"],

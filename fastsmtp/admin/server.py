@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 from fastsmtp import errors
 from fastsmtp.admin import protocol
 from fastsmtp.admin.protocol import Entry
-from fastsmtp.log import Log
+from fastsmtp.log import Log, log_defect
 from fastsmtp.queue.row import Filter
 
 # An operator, his scripts, and a monitor.
@@ -140,7 +140,7 @@ class AdminServer:
                 await client.say({"refused": "an error in fastsmtp; its log says more"})
 
     def _failed(self, error: Exception) -> None:
-        self._log.line("defect", what="admin", reason=repr(error))
+        log_defect(self._log, error, what="admin")
 
     async def _answer(self, client: _Client, request: dict[str, Any], pid: int) -> dict[str, Any]:
         """Carry a request out; raises ValueError for one that can't be understood."""

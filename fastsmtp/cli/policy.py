@@ -77,6 +77,7 @@ async def _made(loaded: Loaded) -> tuple[Any, Any]:
     import time
 
     from fastsmtp._counters import Counters
+    from fastsmtp.callable_sink import CallableSink
     from fastsmtp.delegation.desk import Office
     from fastsmtp.delegation.judge import Judge
     from fastsmtp.log import LogWriter
@@ -85,7 +86,6 @@ async def _made(loaded: Loaded) -> tuple[Any, Any]:
     from fastsmtp.policy.own import load_stages
     from fastsmtp.queue.spool import Budget
     from fastsmtp.resolver import make_resolver
-    from fastsmtp.sink import CallableSink
     from fastsmtp.smtp.service import Service
 
     config = loaded.config

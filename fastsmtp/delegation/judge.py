@@ -31,6 +31,7 @@ from fastsmtp.policy.decision import (
 from fastsmtp.policy.facts import Client, Facts, Phase, TlsFacts
 from fastsmtp.policy.rules import stages_of
 from fastsmtp.policy.runner import Plan
+from fastsmtp.smtp import session_log
 
 if TYPE_CHECKING:
     from fastsmtp.smtp.profile import Profile
@@ -201,7 +202,7 @@ class Judge:
     def _refused(self, facts: Facts, decision: Decision) -> str:
         refusal = decision.reply
         assert refusal is not None
-        self._profile.log_refusal(facts, refusal, decision.stage)
+        session_log.refusal(self._profile.log, facts, refusal, decision.stage)
         return action_of(decision)
 
     def _marked(self, facts: Facts, memory: Memory) -> str:

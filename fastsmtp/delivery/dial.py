@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from fastsmtp.delivery.outcome import Hop
 from fastsmtp.delivery.site import Need, Site, Target
 from fastsmtp.delivery.source import SourceState
 from fastsmtp.delivery.starttls import OutgoingTls, RuleFor, TlsRule
+from fastsmtp.log import log_defect
 
 if TYPE_CHECKING:
     from fastsmtp.delivery.deliverer import Deliverer
@@ -54,8 +54,7 @@ class Dialer:
 
     def say_defect(self, error: Exception) -> None:
         if self.log is not None:
-            trace = "".join(traceback.format_exception(error))
-            self.log.line("defect", what="delivery", reason=repr(error), trace=trace)
+            log_defect(self.log, error, what="delivery")
 
     def make_room(self, source: SourceState) -> None:
         self._deliverer.make_room(source)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections import deque
 from collections.abc import Sequence
 
@@ -19,7 +18,7 @@ from fastsmtp.delivery.job import Damaged, Deliverer, Job, Result, Told
 from fastsmtp.delivery.meters import DeliveryMeter
 from fastsmtp.delivery.outcome import Delivered, Outcome, Retry
 from fastsmtp.delivery.stored import Reader, StoredMessage
-from fastsmtp.log import Log
+from fastsmtp.log import Log, log_defect
 from fastsmtp.queue import frames
 from fastsmtp.queue.line import Line, connect
 
@@ -190,10 +189,7 @@ class Shard:
             self._loop.call_soon(self._flush)
 
     def _log_defect(self, stored: StoredMessage | None, error: Exception) -> None:
-        self._log.line(
-            "defect", id="" if stored is None else stored.id, what="delivery", reason=repr(error),
-            trace="".join(traceback.format_exception(error)),
-        )  # fmt: skip
+        log_defect(self._log, error, id="" if stored is None else stored.id, what="delivery")
 
     def _tell(self, job: Job, stored: StoredMessage, recipient: int, outcome: Outcome, took_ms: int) -> None:
         envelope, hop = stored.envelope, outcome.hop

@@ -83,7 +83,9 @@ class Alone:
         return reply.banner(profile.settings.greeting or profile.settings.hostname)
 
     def log_failure(self, what: str, error: BaseException) -> None:
-        self.log.line("defect", what=what, reason=f"{type(error).__name__}: {error}")
+        from fastsmtp.log import log_defect
+
+        log_defect(self.log, error, what=what)
 
     # --- waiting ---------------------------------------------------------------------------------
 

@@ -23,19 +23,11 @@ from fastsmtp.errors import TemporaryError
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy import header
 from fastsmtp.policy.decision import (
-    AddHeader,
-    Asked,
     Decision,
     Delay,
     Effect,
-    Fingerprinted,
-    Grant,
-    GrantPass,
     Held,
-    ListFailed,
-    Name,
     Route,
-    Tag,
     TakeToken,
     Token,
     Verdict,
@@ -45,6 +37,8 @@ from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.runner import Round
 from fastsmtp.promise import Promise
 from fastsmtp.reply import Reply
+from fastsmtp.smtp import session_log
+from fastsmtp.smtp.effects import CARRIED_OUT
 from fastsmtp.smtp.pause import Coming, Pause, Wait, rest
 from fastsmtp.typed import TYPE_CHECKING, Any
 
@@ -68,15 +62,19 @@ class Conversation:
     began_s      when the last MAIL came, monotonic seconds
     has_logged   at least one line tells of this session
     pending      what CONNECT asked, while the session goes on; HELO, MAIL and RCPT wait for it
+    profile      the settings that it goes on under
+    headers      fields that stages add to the message, each with its CRLF; None: none so far
+    route        of the recipient that was decided last
+    pass_s       for how long the client needs no greeting delay, once this message is accepted; 0: no pass
     """
 
     __slots__ = (
-        "_headers", "_is_slow", "_profile", "_pass_s", "_path", "_plan", "_route", "_scanner", "_signatures",
-        "_received_head", "began_s", "facts", "has_logged", "is_committing", "pending", "session", "transaction",
+        "_is_slow", "_plan", "_received_head", "_scanner", "_signatures", "began_s", "facts", "has_logged",
+        "headers", "is_committing", "pass_s", "pending", "profile", "route", "session", "transaction",
     )  # fmt: skip
 
     def __init__(self, profile: Profile, session: Session, facts: Facts) -> None:
-        self._profile = profile
+        self.profile = profile
         self._plan = profile.plan
         self.session = session
         self.facts = facts
@@ -86,16 +84,16 @@ class Conversation:
         self.pending: Inquiry | None = None
         self._scanner: HeaderScanner | None = None
         self._signatures: SignatureScanner | None = None
-        self._headers: list[bytes] | None = None
+        self.headers: list[bytes] | None = None
         self._is_slow = False
-        self._route: Route | None = None
-        self._pass_s = 0.0
+        self.route: Route | None = None
+        self.pass_s = 0.0
         self.began_s = 0.0
         self._received_head = ""
 
     def use(self, profile: Profile) -> None:
         """Go on under these settings: the client is known now, or is another."""
-        self._profile = profile
+        self.profile = profile
         self._plan = profile.plan
 
     # --- the events ------------------------------------------------------------------------------
@@ -120,7 +118,7 @@ class Conversation:
         if self.pending is not None:
             return self._catch_up(event, Conversation.mail)
         facts = self.facts
-        profile = self._profile
+        profile = self.profile
         facts.forget(_MAIL)
         facts.bad_lists = profile.service.lists.bad
         facts.sender = self._named(event.path) if profile.localiphost else event.path
@@ -136,7 +134,7 @@ class Conversation:
     def _mail_decided(self, event: Event, decision: Decision) -> Wait:
         path = self.facts.sender
         if decision.reply is None:
-            refusal = self._profile.refusal
+            refusal = self.profile.refusal
             if refusal is not None and (answer := refusal()) is not None:
                 self._log_refusal(answer, "sink")
                 self.session.reply(answer)
@@ -159,7 +157,7 @@ class Conversation:
         if self.pending is not None:
             return self._catch_up(event, Conversation.rcpt)
         facts = self.facts
-        profile = self._profile
+        profile = self.profile
         facts.recipient = self._named(event.path) if profile.localiphost else event.path
         if profile.counts_recipients:
             profile.note_rate(facts.client, _RECIPIENTS)
@@ -170,7 +168,7 @@ class Conversation:
 
     def _named(self, path: Path) -> Path:
         """The same address; where its domain is our own address in brackets, with the name that this stands for."""
-        host = self._profile.localiphost
+        host = self.profile.localiphost
         if path.domain[:1] != b"[":
             return path
         literal = path.domain[1:-1].removeprefix(b"ipv6:").decode("ascii", "replace")
@@ -186,9 +184,9 @@ class Conversation:
             self.facts.refused += 1
             self._count_recipient(decision.reply)
             return self._answer(decision, reply.RECIPIENT_OK, _RCPT)
-        delay_s = self._apply(decision.effects, _RCPT) if decision.effects else 0.0
+        delay_s = self.apply(decision.effects, _RCPT) if decision.effects else 0.0
         facts = self.facts
-        route = self._route
+        route = self.route
         envelope = facts.envelope
         if route is None or envelope is None:
             raise RuntimeError("a recipient passed without a route")
@@ -196,7 +194,7 @@ class Conversation:
         address, domain = path.address, path.domain  # type: ignore[union-attr]
         if not domain:
             # <postmaster> gets our own domain: no transport can do without one.
-            address = self._profile.settings.postmaster
+            address = self.profile.settings.postmaster
             domain = address.rpartition(b"@")[2]
         if route.suffix:
             address += route.suffix
@@ -206,7 +204,7 @@ class Conversation:
         )
         transaction = self.transaction
         if transaction is None:
-            self.transaction = transaction = self._profile.sink.open(envelope, facts)
+            self.transaction = transaction = self.profile.sink.open(envelope, facts)
         answer = transaction.add(recipient)
         if answer is None or type(answer) is Reply:
             if not delay_s:
@@ -239,11 +237,11 @@ class Conversation:
             self.session.reply(answer)
 
     def _count_recipient(self, refusal: Reply) -> None:
-        meter = self._profile.meter
+        meter = self.profile.meter
         (meter.rcpt_refused if refusal.is_permanent else meter.rcpt_deferred).inc()
 
     def _count_message(self, refusal: Reply) -> None:
-        meter = self._profile.meter
+        meter = self.profile.meter
         (meter.refused if refusal.is_permanent else meter.deferred).inc()
 
     def data(self, event: Event) -> Wait:
@@ -257,16 +255,16 @@ class Conversation:
         if decision.reply is not None:
             # The transaction stays: the client may try again, or name more recipients (RFC 5321 section 4.1.1.4).
             return self._answer(decision, positive, _DATA)
-        delay_s = self._apply(decision.effects, _DATA) if decision.effects else 0.0
+        delay_s = self.apply(decision.effects, _DATA) if decision.effects else 0.0
         transaction = self.transaction
         if transaction is None:
             # The sink refused the message at an earlier DATA, and its recipients with it.
             self.session.reply(reply.NO_VALID_RECIPIENTS)
             return None
         self._scanner = HeaderScanner()
-        signatures = self._profile.settings.signatures
+        signatures = self.profile.settings.signatures
         if signatures is not None and not self.facts.client.skips_checks:
-            is_decoding = self._profile.settings.policy.signatures.decoded
+            is_decoding = self.profile.settings.policy.signatures.decoded
             from fastsmtp._signatures import SignatureScanner
 
             self._signatures = SignatureScanner(signatures, is_decoding=is_decoding)
@@ -320,8 +318,8 @@ class Conversation:
     def _end_decided(self, event: Event, decision: Decision) -> Wait:
         if decision.reply is not None:
             return self._refuse_message(decision)
-        delay_s = self._apply(decision.effects, _END) if decision.effects else 0.0
-        profile = self._profile
+        delay_s = self.apply(decision.effects, _END) if decision.effects else 0.0
+        profile = self.profile
         facts = self.facts
         transaction = self.transaction
         if transaction is None:
@@ -330,8 +328,8 @@ class Conversation:
         if not head:
             self._received_head = head = profile.received.head(facts)
         prefix = profile.received.field(head, facts, f"{facts.session_id}.{facts.messages + 1}")
-        if self._headers is not None:
-            prefix = b"".join((prefix, *self._headers))
+        if self.headers is not None:
+            prefix = b"".join((prefix, *self.headers))
         if (facts.tags or facts.score) and profile.settings.policy.header:
             prefix += header.write(profile.settings.policy.header, facts)
         if not facts.client.may_relay:
@@ -383,40 +381,17 @@ class Conversation:
         if answer.is_positive:
             facts.messages += 1
             facts.refused = 0
-            profile = self._profile
-            if self._pass_s:
-                profile.grant_pass(facts.client, self._pass_s)
+            profile = self.profile
+            if self.pass_s:
+                profile.grant_pass(facts.client, self.pass_s)
             self.has_logged = True
-            envelope = facts.envelope
-            recipients = envelope.recipients  # type: ignore[union-attr]
             took_s = profile.now() - self.began_s
             meter = profile.meter
             meter.accepted.inc()
-            meter.recipients.add(len(recipients))
+            meter.recipients.add(len(facts.envelope.recipients))  # type: ignore[union-attr]
             meter.bytes.add(facts.size_bytes)
             meter.seconds.observe(took_s)
-            client = facts.client
-            more: dict[str, object] = {}
-            if client.name or facts.score:
-                more = {"name": client.name or None, "score": facts.score}
-            if client.certificate:
-                more["relay_cert"] = client.certificate
-            profile.log.line(
-                "message",
-                id=facts.session_id,
-                client=client.address.text,
-                listener=facts.listener,
-                helo=facts.helo,
-                from_=envelope.sender,  # type: ignore[union-attr]
-                rcpt=recipients[0].address if len(recipients) == 1 else [r.address for r in recipients],
-                rcpts=len(recipients),
-                size=facts.size_bytes,
-                hops=facts.header.hops,  # type: ignore[union-attr]
-                tls="off" if facts.tls is None else facts.tls.protocol,
-                code=answer.code,
-                took_ms=int(took_s * 1000.0),
-                **more,
-            )
+            session_log.message(profile.log, facts, answer.code, took_s)
         else:
             self._count_message(answer)
             self._log_refusal(answer, "sink")
@@ -433,19 +408,10 @@ class Conversation:
         return None
 
     def violation(self, event: Event) -> Wait:
-        facts = self.facts
+        profile = self.profile
         self.has_logged = True
-        self._profile.meter.violation(event.violation)
-        self._profile.log.line(
-            "violation",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            code=event.reply.code,
-            enhanced=event.reply.enhanced,
-            reason=event.violation,
-            helo=facts.helo,
-        )
+        profile.meter.violation(event.violation)
+        session_log.violation(profile.log, self.facts, event.reply, event.violation)
         if event.is_fatal:
             self.give_up()
         return None
@@ -458,7 +424,7 @@ class Conversation:
 
     def _ask(self, first: Round, event: Event, then: Callable[[Event, Decision], Wait]) -> Wait:
         """then() with the decision: now, when all answers are known, else as a wait."""
-        inquiry = self._profile.inquire(first)
+        inquiry = self.profile.inquire(first)
         if inquiry.decision is not None:
             return then(event, inquiry.decision)
         return self._decide_later(inquiry, event, then)
@@ -477,7 +443,7 @@ class Conversation:
         self._received_head = ""
         if decision.verdict is Verdict.DROP:
             return self._answer(decision, reply.OK, Phase.CONNECT)
-        self._apply(decision.effects, Phase.CONNECT)
+        self.apply(decision.effects, Phase.CONNECT)
         if decision.reply is not None:
             # A defect of ours on the way to the answers: it waits as a refusal of a rule does.
             self.facts.note(Phase.CONNECT, Held(decision))
@@ -495,7 +461,7 @@ class Conversation:
         """The decision's own reply, or the positive one; held back where an effect says so."""
         delay_s = 0.0
         if decision.effects:
-            delay_s = self._apply(decision.effects, phase)
+            delay_s = self.apply(decision.effects, phase)
             if delay_s and decision.reply is not None:
                 delay_s = held_back_s(decision.effects, is_refused=True)
         if decision.reply is not None:
@@ -508,23 +474,10 @@ class Conversation:
 
     def _pause(self, delay_s: float, then: Callable[[], None]) -> Pause:
         """Hold the reply back; the log tells of the first one of a message."""
-        self._profile.meter.held_back.inc()
+        self.profile.meter.held_back.inc()
         if not self._is_slow:
             self._is_slow = self.has_logged = True
-            facts = self.facts
-            envelope = facts.envelope
-            self._profile.log.line(
-                "held_back",
-                id=facts.session_id,
-                client=facts.client.address.text,
-                listener=facts.listener,
-                helo=facts.helo,
-                name=facts.client.name or None,
-                from_=None if facts.sender is None else facts.sender.address,
-                rcpt=None if facts.recipient is None else facts.recipient.address,
-                rcpts=None if envelope is None else len(envelope.recipients),
-                delay_s=delay_s,
-            )
+            session_log.held_back(self.profile.log, self.facts, delay_s)
         return Pause(delay_s, then)
 
     def _answer_now(self, decision: Decision, positive: Reply) -> None:
@@ -537,50 +490,24 @@ class Conversation:
             self.give_up()
             self.session.close()
 
-    def _apply(self, effects: tuple[Effect, ...], phase: Phase) -> float:
-        """Carry the effects out; returns for how many seconds a positive reply is held back."""
+    def apply(self, effects: tuple[Effect, ...], phase: Phase) -> float:
+        """Carry the effects out; returns for how many seconds a positive reply is held back.
+
+        Here those that nearly every message has, the others in effects.py.
+        """
         delay_s = 0.0
-        facts = self.facts
         for effect in effects:
             kind = type(effect)
             if kind is Route:
-                self._route = effect  # type: ignore[assignment]
+                self.route = effect  # type: ignore[assignment]
             elif kind is TakeToken:
-                profile = self._profile
-                profile.counters.take(facts.client.address.key, effect.token, profile.service.tick_s)  # type: ignore[attr-defined]
+                profile = self.profile
+                profile.counters.take(self.facts.client.address.key, effect.token, profile.service.tick_s)  # type: ignore[attr-defined]
             elif kind is Delay:
                 delay_s = max(delay_s, min(effect.seconds, DELAY_MOST_S))  # type: ignore[attr-defined]
-            elif kind is Grant:
-                facts.client.may_relay = effect.may_relay  # type: ignore[attr-defined]
-                facts.client.skips_checks = effect.skips_checks  # type: ignore[attr-defined]
-                facts.client.certificate = effect.certificate  # type: ignore[attr-defined]
-            elif kind is AddHeader:
-                self._headers = self._headers or []
-                self._headers.append(f"{effect.name}: {effect.value}\r\n".encode())  # type: ignore[attr-defined]
-            elif kind is Tag:
-                facts.note(phase, effect)  # type: ignore[arg-type]
-                if effect.zone:  # type: ignore[attr-defined]
-                    self._profile.service.lists.hit(effect.zone)  # type: ignore[attr-defined]
-            elif kind is Held:
-                facts.note(phase, effect)  # type: ignore[arg-type]
-            elif kind is Name:
-                facts.client.name = effect.name  # type: ignore[attr-defined]
-            elif kind is Fingerprinted:
-                facts.client.fingerprint = effect.fingerprint  # type: ignore[attr-defined]
-            elif kind is Asked:
-                profile = self._profile
-                what = effect.what  # type: ignore[attr-defined]
-                settings = profile.settings
-                profile.service.lists.asked(settings.rhsbl[what] if what else settings.lists)
-            elif kind is ListFailed:
-                self._profile.service.lists.failed(effect.zone)  # type: ignore[attr-defined]
-            elif kind is GrantPass:
-                self._pass_s = effect.seconds  # type: ignore[attr-defined]
+            else:
+                CARRIED_OUT[kind](self, effect, phase)
         return delay_s
-
-    def apply(self, effects: tuple[Effect, ...], phase: Phase) -> float:
-        """For the phases before the first command: effects of a decision that the connection took."""
-        return self._apply(effects, phase)
 
     async def _asked(self, awaitable: Awaitable[Any]) -> Any:
         """The sink's answer; the world's failures are answers as well."""
@@ -591,21 +518,14 @@ class Conversation:
 
     def _world_failed(self, error: TemporaryError) -> Reply:
         """What the client is told of a failure outside; the transaction is given up."""
-        facts = self.facts
         self.has_logged = True
-        self._profile.log.line(
-            "sink_failed",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            reason=f"{type(error).__name__}: {error}",
-        )
+        session_log.sink_failed(self.profile.log, self.facts, error)
         self._abort()
         return reply.of_error(error)
 
     def _log_refusal(self, refusal: Reply, stage: str) -> None:
         self.has_logged = True
-        self._profile.log_refusal(self.facts, refusal, stage)
+        session_log.refusal(self.profile.log, self.facts, refusal, stage)
 
     def log_refusal(self, decision: Decision) -> None:
         """For the phases before the first command."""
@@ -627,10 +547,10 @@ class Conversation:
         facts.header = None
         facts.signature = None
         self._scanner = None
-        self._headers = None
+        self.headers = None
         self._is_slow = False
-        self._route = None
-        self._pass_s = 0.0
+        self.route = None
+        self.pass_s = 0.0
 
     def give_up(self) -> None:
         """The client is gone or goes: what it has not finished is dropped, but never a message that the sink has."""
@@ -665,7 +585,7 @@ class Conversation:
         else:
             answer = reply.OUR_DEFECT
             self.has_logged = True
-            self._profile.log_defect(self.facts, error)
+            session_log.defect(self.profile.log, self.facts, error)
         self._abort()
         if session.is_open:
             session.reply(answer)

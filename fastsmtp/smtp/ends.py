@@ -11,6 +11,7 @@ from __future__ import annotations
 from fastsmtp import reply
 from fastsmtp.policy.decision import Decision, Token, Verdict
 from fastsmtp.policy.facts import Phase
+from fastsmtp.smtp import session_log
 from fastsmtp.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,35 +55,18 @@ def ask_handshake(profile: Profile, facts: Facts) -> Decision | Round:
 
 
 def handshake_failed(profile: Profile, conversation: Conversation, reason: str) -> None:
-    facts = conversation.facts
     conversation.has_logged = True
     profile.meter.handshake("")
-    profile.log.line(
-        "tls_failed",
-        id=facts.session_id,
-        client=facts.client.address.text,
-        listener=facts.listener,
-        reason=reason,
-    )
+    session_log.tls_failed(profile.log, conversation.facts, reason)
 
 
 def timed_out(profile: Profile, conversation: Conversation, last: reply.Reply, limit: str) -> reply.Reply:
     """The client has used up what `limit` gives it; returns the last word in the dialogue's own form."""
     if profile.settings.is_compatible:
         last = reply.QMAIL_DIALOGUE.get(last, last)
-    facts = conversation.facts
     conversation.has_logged = True
     profile.meter.timed_out(limit)
-    profile.log.line(
-        "too_slow" if last is reply.TOO_SLOW else "timeout",
-        id=facts.session_id,
-        client=facts.client.address.text,
-        listener=facts.listener,
-        code=last.code,
-        enhanced=last.enhanced,
-        limit=limit,
-        helo=facts.helo,
-    )
+    session_log.timed_out(profile.log, conversation.facts, last, limit)
     return last
 
 
@@ -90,13 +74,4 @@ def gone(profile: Profile, conversation: Conversation, bytes_in: int) -> None:
     """The connection is no more: one line, if no other has told of this session."""
     conversation.give_up()
     if not conversation.has_logged:
-        facts = conversation.facts
-        profile.log.line(
-            "disconnect",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            helo=facts.helo,
-            commands=conversation.session.commands,
-            bytes_in=bytes_in,
-        )
+        session_log.disconnect(profile.log, conversation.facts, conversation.session.commands, bytes_in)

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from fastsmtp._session import Terms
 from fastsmtp.config.environment import apply, relevant
 from fastsmtp.config.settings import Settings
-from fastsmtp.policy.decision import Decision, Verdict, held_back_s
+from fastsmtp.policy.decision import Decision, Verdict
 from fastsmtp.policy.facts import CertificateFacts, Client, Facts, Phase, TlsFacts
 from fastsmtp.policy.relay import asks_certificate
 from fastsmtp.policy.rules import foreign_names, stages_of
 from fastsmtp.policy.runner import Plan, Round
 from fastsmtp.policy.stage import Stage
+from fastsmtp.smtp import session_log
 from fastsmtp.smtp.meters import ListenerMeter
 from fastsmtp.smtp.received import ReceivedWriter
 from fastsmtp.typed import TYPE_CHECKING
@@ -24,14 +25,11 @@ from fastsmtp.typed import TYPE_CHECKING
 if TYPE_CHECKING:
     import ssl
 
-    from fastsmtp.reply import Reply
     from fastsmtp.smtp.inquiry import Inquiry
     from fastsmtp.smtp.service import Service
     from fastsmtp.tls import Handshake, ServerTls
     from fastsmtp.tls_asking import AskingContext
 
-# How many lines of a traceback a log line carries: the innermost ones tell what broke.
-_TRACEBACK_LINES = 12
 # Of one listener.  Rules say a few things, if to many clients; what comes beyond is made anew for each.
 _DERIVED_MAX = 256
 
@@ -138,18 +136,7 @@ class Profile:
             is_asked=agreed.is_asked,
             certificate=None if shown is None else CertificateFacts(*shown),
         )
-        self.log.line(
-            "tls",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            tls=agreed.protocol,
-            cipher=agreed.cipher,
-            server_name=agreed.server_name or None,
-            is_resumed=agreed.is_resumed,
-            cert=None if shown is None else shown.fingerprint,
-            cert_fault=None if shown is None else shown.reason or None,
-        )
+        session_log.tls(self.log, facts, agreed)
 
     def inquire(self, first: Round) -> Inquiry:
         """Ask the questions of a phase, all rounds of them."""
@@ -167,7 +154,7 @@ class Profile:
 
     def defect(self, facts: Facts, stage: Stage, error: Exception) -> None:
         self.meter.verdict(stage.name, 0, is_observed=False)
-        self.log_defect(facts, error, stage.name)
+        session_log.defect(self.log, facts, error, stage.name)
 
     def judged(self, name: str, verdict: Verdict) -> None:
         self.meter.verdict(name, verdict, is_observed=False)
@@ -175,57 +162,7 @@ class Profile:
     def observed(self, facts: Facts, stage: Stage, decision: Decision) -> None:
         if decision.verdict is not Verdict.PASS:
             self.meter.verdict(decision.stage or stage.name, decision.verdict, is_observed=True)
-        refusal = decision.reply
-        delay_s = held_back_s(decision.effects, is_refused=refusal is not None)
-        self.log.line(
-            "observe",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            helo=facts.helo,
-            from_=None if facts.sender is None else facts.sender.address,
-            rcpt=None if facts.recipient is None else facts.recipient.address,
-            score=facts.score + facts.observed_score or None,
-            stage=stage.name,
-            code=None if refusal is None else refusal.code,
-            enhanced=None if refusal is None else refusal.enhanced,
-            reason=None if refusal is None else refusal.lines[-1],
-            name=facts.client.name or None,
-            delay_s=delay_s or None,
-        )
-
-    def log_refusal(self, facts: Facts, refusal: Reply, stage: str) -> None:
-        """A refusal, whoever hears it: the client, or the Postfix that asked for it."""
-        self.log.line(
-            "reject" if refusal.is_permanent else "defer",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            helo=facts.helo,
-            name=facts.client.name or None,
-            score=facts.score or None,
-            from_=None if facts.sender is None else facts.sender.address,
-            rcpt=None if facts.recipient is None else facts.recipient.address,
-            stage=stage,
-            code=refusal.code,
-            enhanced=refusal.enhanced,
-            reason=refusal.lines[-1],
-        )
-
-    def log_defect(self, facts: Facts, error: BaseException, stage: str = "") -> None:
-        """An exception of ours, with its traceback in one field."""
-        import traceback
-
-        lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
-        self.log.line(
-            "defect",
-            id=facts.session_id,
-            client=facts.client.address.text,
-            listener=facts.listener,
-            stage=stage,
-            reason=f"{type(error).__name__}: {error}",
-            trace="\n".join(lines[-_TRACEBACK_LINES:]),
-        )
+        session_log.observed(self.log, facts, stage.name, decision)
 
 
 def session_terms(settings: Settings, *, has_tls: bool, is_xclient_allowed: bool) -> Terms:

@@ -21,13 +21,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from fastsmtp._counters import Counters
+from fastsmtp.callable_sink import CallableSink, Handler
 from fastsmtp.config.load import load
 from fastsmtp.config.settings import Settings
 from fastsmtp.log import Log, NullLog
 from fastsmtp.policy.own import load_stages
 from fastsmtp.queue.spool import Budget
 from fastsmtp.resolver import make_resolver
-from fastsmtp.sink import CallableSink, Handler, Sink
+from fastsmtp.sink import Sink
 from fastsmtp.smtp.answerers import answerers_of
 from fastsmtp.smtp.service import Service
 

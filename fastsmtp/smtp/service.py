@@ -21,7 +21,7 @@ from fastsmtp._counters import Region
 from fastsmtp._dns import Question
 from fastsmtp.config.settings import Settings
 from fastsmtp.listcare import ListCare
-from fastsmtp.log import Log
+from fastsmtp.log import Log, log_defect
 from fastsmtp.metrics import Board, Sheet
 from fastsmtp.policy.runner import Observer
 from fastsmtp.policy.stage import Stage
@@ -191,7 +191,7 @@ class Service:
 
     def log_failure(self, what: str, error: BaseException) -> None:
         """An exception of ours that belongs to no session."""
-        self.log.line("defect", what=what, reason=f"{type(error).__name__}: {error}")
+        log_defect(self.log, error, what=what)
 
     # --- time ------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from fastsmtp.delivery.shard import Shard
 from fastsmtp.delivery.starttls import OutgoingTls, TlsRule
 from fastsmtp.delivery.stored import Reader
 from fastsmtp.errors import ConfigError, TemporaryError
-from fastsmtp.log import LogWriter
+from fastsmtp.log import LogWriter, log_defect
 from fastsmtp.metrics import Sheet
 from fastsmtp.queue import frames
 from fastsmtp.queue.disk import ThreadDisk
@@ -216,7 +216,7 @@ class DispatcherAside(_Process):
         routing = self.loaded.settings[0].routing
 
         def failed(error: Exception) -> None:
-            log.line("defect", what="queue", reason=f"{type(error).__name__}: {error}")
+            log_defect(log, error, what="queue")
             log.flush()
             os.kill(os.getpid(), signal.SIGTERM)
 

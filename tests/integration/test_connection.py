@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from fastsmtp._counters import Counters
+from fastsmtp.callable_sink import CallableSink
 from fastsmtp.config.load import load
 from fastsmtp.log import ListLog
 from fastsmtp.queue.spool import Budget
-from fastsmtp.sink import CallableSink
 from fastsmtp.smtp.service import Service
 from tests.clocked import clocked, until
 from tests.wire import PATIENCE_S, Inbox, connect, run, serving

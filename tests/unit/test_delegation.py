@@ -11,6 +11,7 @@ import pytest
 from fastsmtp import reply
 from fastsmtp._counters import Counters
 from fastsmtp._dns import Question, Status
+from fastsmtp.callable_sink import CallableSink
 from fastsmtp.config.load import load
 from fastsmtp.delegation.judge import Judge, Memory, Trouble, facts_of, path_of
 from fastsmtp.delegation.request import ATTRIBUTES, REQUEST_BYTES, Broken, RequestParser
@@ -19,7 +20,6 @@ from fastsmtp.policy.decision import Decision, Verdict
 from fastsmtp.policy.facts import Facts, Phase
 from fastsmtp.policy.stage import Stage
 from fastsmtp.queue.spool import Budget
-from fastsmtp.sink import CallableSink
 from fastsmtp.smtp.service import Service
 from tests.fakes import zone as fake
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from fastsmtp import errors, reply
+from fastsmtp.callable_sink import CallableSink, Handler, Message
 from fastsmtp.delivery.printer import Printer
 from fastsmtp.log import ListLog
 from fastsmtp.message import Envelope
 from fastsmtp.queue.disk import Disk, InlineDisk, ThreadDisk
 from fastsmtp.queue.spool import Budget
 from fastsmtp.reply import Reply
-from fastsmtp.sink import CallableSink, DirectSink, Handler, Message
+from fastsmtp.sink import DirectSink
 from tests.faulty import FaultyOs
 from tests.handing import PREFIX, deliver, facts, rcpt
 

@@ -34,6 +34,9 @@ from fastsmtp.queue.schedule import Patience, Wait, after_failure, put_off
 
 T = TypeVar("T")
 
+Found = StoredMessage | errors.QueueDamaged | errors.TemporaryError
+"""A message as it was read; or damaged; or not to be had now."""
+
 # Worked on together: one transaction of the index, one sync of the journal.
 AT_ONCE = 500
 # For what found no room in memory, and what is due at a time.
@@ -41,6 +44,8 @@ PUT_OFF_MS = 30_000
 DUE_AT_ONCE = 500
 DUE_S = 0.5
 RETRY_S = 1.0
+# For a record that the disk doesn't give: the others go on meanwhile.
+UNREAD_S = 30.0
 CLOSE_S = 5.0
 
 
@@ -102,6 +107,7 @@ class Afterwards:
         self._task: asyncio.Task[None] | None = None
         self._due: asyncio.Task[None] | None = None
         self._removals: set[asyncio.Task[None]] = set()
+        self._aside: list[asyncio.TimerHandle] = []
 
     def start(self) -> None:
         """Begin to look for what is due."""
@@ -111,6 +117,8 @@ class Afterwards:
         """Finish what was begun, as far as CLOSE_S lets us; the rest is done at the next start."""
         if self._due is not None:
             self._due.cancel()
+        for timer in self._aside:
+            timer.cancel()
         waiting = [task for task in (self._task, *self._removals) if task is not None]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=CLOSE_S)
@@ -161,6 +169,7 @@ class Afterwards:
 
     async def _settle(self, batch: list[Case]) -> None:
         stored = await self._read({case.place for case in batch if case.row is None or _is_for_good(case)})
+        unread: list[Case] = []
         now_ms = int(self._wall() * 1000)
         # What failed together is tried again together.
         draws: dict[Place, float] = {}
@@ -169,11 +178,16 @@ class Afterwards:
         fates: dict[Place, list[Fate]] = {}
         for case in batch:
             message = stored.get(case.place)
-            if isinstance(case.outcome, Damaged) or isinstance(message, errors.QueueDamaged):
-                self._tell_damage(case, message)
+            if isinstance(case.outcome, Deleted):
                 over.append(case)
                 continue
-            if isinstance(case.outcome, Deleted):
+            if isinstance(message, errors.TemporaryError) and not isinstance(case.outcome, Told):
+                unread.append(case)
+                continue
+            if isinstance(case.outcome, Damaged) or isinstance(message, errors.QueueDamaged):
+                self._tell_damage(case, message)
+                if isinstance(message, StoredMessage):
+                    fates.setdefault(case.place, []).append(_damage(case, now_ms))
                 over.append(case)
                 continue
             if isinstance(case.outcome, Told):
@@ -209,10 +223,33 @@ class Afterwards:
         missing = fates.keys() - stored.keys()
         if missing:
             stored |= await self._read(missing)
+            unreadable = {place for place in missing if isinstance(stored[place], errors.TemporaryError)}
+            unread += [case for case in over if case.place in unreadable]
+            over = [case for case in over if case.place not in unreadable]
+        self._put_aside(unread, stored)
         await self._report(fates, stored, now_ms)
         self._note(waiting, over)
 
-    def _row(self, case: Case, message: StoredMessage | errors.QueueDamaged | None) -> Row:
+    def _put_aside(self, cases: list[Case], stored: dict[Place, Found]) -> None:
+        """Their records can't be read now, so there is neither row nor report: they come back, and nobody waits.
+
+        Nothing is said to be over: after a crash they are tried once more.
+        """
+        if not cases:
+            return
+        for place in {case.place for case in cases}:
+            self._log.line("queue_failed", reason=str(stored[place]))
+        for case in cases:
+            settled, case.settled = case.settled, _nothing
+            settled()
+        self._aside.append(self._loop.call_later(UNREAD_S, self._come_back, cases))
+
+    def _come_back(self, cases: list[Case]) -> None:
+        now = self._loop.time()
+        self._aside = [timer for timer in self._aside if timer.when() > now]
+        self.take(cases)
+
+    def _row(self, case: Case, message: Found | None) -> Row:
         if case.row is not None:
             return case.row
         if not isinstance(message, StoredMessage):
@@ -245,14 +282,14 @@ class Afterwards:
     async def _report(
         self,
         fates: dict[Place, list[Fate]],
-        stored: dict[Place, StoredMessage | errors.QueueDamaged],
+        stored: dict[Place, Found],
         now_ms: int,
     ) -> None:
         """The reports into our journal; all of them with one sync."""
         reports: list[list[bytes]] = []
         for place, some in fates.items():
             message = stored[place]
-            if isinstance(message, errors.QueueDamaged):
+            if not isinstance(message, StoredMessage):
                 continue
             original = await self._disk.run(_beginning, message, original_bytes(message.message, some))
             report = self._reporter.report(
@@ -284,7 +321,7 @@ class Afterwards:
     async def _remove(self, keys: Sequence[Key]) -> None:
         await self._insist(lambda: self._index.finished(keys))
 
-    async def _read(self, places: Iterable[Place]) -> dict[Place, StoredMessage | errors.QueueDamaged]:
+    async def _read(self, places: Iterable[Place]) -> dict[Place, Found]:
         places = list(places)
         if not places:
             return {}
@@ -299,10 +336,13 @@ class Afterwards:
                 self._log.line("queue_failed", reason=str(error))
                 await asyncio.sleep(RETRY_S)
 
-    def _tell_damage(self, case: Case, message: StoredMessage | errors.QueueDamaged | None) -> None:
-        outcome = case.outcome
+    def _tell_damage(self, case: Case, message: Found | None) -> None:
+        outcome, keeper = case.outcome, self._dispatcher.keeper
         reason = outcome.reason if isinstance(outcome, Damaged) else str(message)
-        self._dispatcher.keeper.set_aside(case.kept, case.place, reason)
+        keeper.set_aside(case.kept, case.place, reason)
+        body = case.kept.messages[case.place.offset].body
+        if body is not None:
+            keeper.set_aside_body(body)
 
     # --- what is due ------------------------------------------------------------------------------
 
@@ -345,7 +385,11 @@ def _same(draw: float) -> Callable[[], float]:
 
 
 def _is_for_good(case: Case) -> bool:
-    return isinstance(case.outcome, Failed | Told)
+    return isinstance(case.outcome, Failed | Told | Damaged)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _failure(case: Case, outcome: Failed, now_ms: int) -> Fate:
@@ -359,6 +403,12 @@ def _failure(case: Case, outcome: Failed, now_ms: int) -> Fate:
         text = f"{said.text}; the last answer was: {words}" if words else said.text
         return Fate(case.recipient, Action.FAILED, Said(text=text, host=last.host), now_ms, said.enhanced)
     return Fate(case.recipient, Action.FAILED, said, now_ms)
+
+
+def _damage(case: Case, now_ms: int) -> Fate:
+    """The body is not what was accepted, and whoever sent it may have it still."""
+    said = Said(text="the message was damaged on the disk of this system")
+    return Fate(case.recipient, Action.FAILED, said, now_ms, status="5.3.0")
 
 
 def _success(case: Case, outcome: Told, now_ms: int) -> Fate:
@@ -400,15 +450,13 @@ def _reason(outcome: Retry | Failed) -> str:
     return outcome.reason.removeprefix(f"{address}: ")
 
 
-def _read_all(
-    system: Any, reader: Reader, places: list[Place]
-) -> dict[Place, StoredMessage | errors.QueueDamaged]:
+def _read_all(system: Any, reader: Reader, places: list[Place]) -> dict[Place, Found]:
     """A job."""
-    found: dict[Place, StoredMessage | errors.QueueDamaged] = {}
+    found: dict[Place, Found] = {}
     for place in places:
         try:
             found[place] = reader.read(place)
-        except errors.QueueDamaged as error:
+        except (errors.QueueDamaged, errors.TemporaryError) as error:
             found[place] = error
     reader.close()
     return found

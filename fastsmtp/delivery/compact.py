@@ -112,7 +112,7 @@ class Compactor:
         for place, recipients in found:
             try:
                 payload = await self._disk.run(_payload, self._keeper, kept.fd, place)
-            except errors.QueueDamaged:
+            except (errors.QueueDamaged, errors.StorageFailed):
                 # Its next attempt finds that too, and reports it.
                 continue
             new = await journal.append([payload], kind=KEPT)

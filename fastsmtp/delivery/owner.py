@@ -304,7 +304,8 @@ class Owner:
     def _enter(self, opening: Opening) -> None:
         keeper, mail = self.keeper, opening.mail
         for scanned in mail.segments:
-            keeper.adopt(scanned, None if scanned.is_in_use else scanned.end)
+            kept = keeper.adopt(scanned, None if scanned.is_in_use else scanned.end)
+            kept.is_unreadable = scanned.header.number in mail.unreadable
         for seal in mail.seals:
             keeper.seal(seal)
         rest = dict(opening.indexed)

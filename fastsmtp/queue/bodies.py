@@ -158,6 +158,11 @@ class Bodies:
         system.unlink(self.path(number))
         self._note(-1)
 
+    def set_aside(self, system: Any, number: int, path: str) -> None:
+        """What it holds is not what its record says: it is kept elsewhere, under this path."""
+        system.rename(self.path(number), path)
+        self._note(-1)
+
     def loose(self, system: Any, is_held: Callable[[int], bool]) -> list[int]:
         """Numbers of files that no worker has open; those that no record names either are orphans."""
         found = []

@@ -32,7 +32,15 @@ from fastsmtp.queue.bodies import Bodies
 from fastsmtp.queue.disk import ThreadDisk, storage_error
 from fastsmtp.queue.done import DoneLog
 from fastsmtp.queue.place import Place, Seal, decode_seal
-from fastsmtp.queue.recovery import Fault, Recovery, Scanned, quarantine, recover_one
+from fastsmtp.queue.recovery import (
+    QUARANTINE,
+    Fault,
+    Recovery,
+    Scanned,
+    make_quarantine,
+    quarantine,
+    recover_one,
+)
 from fastsmtp.queue.store import Segment, Store
 
 T = TypeVar("T")
@@ -81,11 +89,12 @@ class Kept:
     end        where it ends; None while somebody may write to it
     open       recipients that are not finished, those in the index among them
     messages   those in work: offset -> Message
+    is_unreadable   the disk didn't give all of it: it stays as it is, and the next start tries again
     """
 
     __slots__ = (
-        "at", "at_batch", "end", "epoch", "fd", "holder", "is_retiring", "messages", "number", "open",
-        "size_bytes",
+        "at", "at_batch", "end", "epoch", "fd", "holder", "is_retiring", "is_unreadable", "messages", "number",
+        "open", "size_bytes",
     )  # fmt: skip
 
     def __init__(self, number: int, epoch: int, size_bytes: int, fd: int, holder: object = None) -> None:
@@ -100,6 +109,7 @@ class Kept:
         self.open = 0
         self.messages: dict[int, Message] = {}
         self.is_retiring = False
+        self.is_unreadable = False
 
     def place(self, offset: int, size_bytes: int) -> Place:
         return Place(self.number, self.epoch, offset, size_bytes)
@@ -268,6 +278,7 @@ class Keeper:
                     yield [Arrived(*message) for message in messages]
         for fault in found.faults:
             self._report(fault)
+        kept.is_unreadable = kept.is_unreadable or bool(found.unreadable)
         kept.at, kept.at_batch = limit, True
 
     # --- what is needed, and what isn't -----------------------------------------------------------
@@ -281,6 +292,8 @@ class Keeper:
     def look_at(self, kept: Kept) -> None:
         """Retire it if it is read to its end and nothing of it is needed; when the done-log is synced."""
         if kept.end is None or kept.at < kept.end or kept.open or kept.is_retiring or not self.is_retiring:
+            return
+        if kept.is_unreadable:
             return
         kept.is_retiring = True
         self.afterwards(lambda: self._retire(kept))
@@ -297,6 +310,10 @@ class Keeper:
         after, written = self._after, self.log.written
         while after and after[0][0] <= written:
             after.popleft()[1]()
+
+    def set_aside_body(self, number: int) -> None:
+        """A body that is not what its record says: to quarantine, for a person to look at."""
+        self.disk.forget(_set_aside_body, self.bodies, self.store, number)
 
     def remove_body(self, number: int) -> None:
         """Its message is over, which the done-log knows."""
@@ -358,6 +375,11 @@ def _prepared(system: Any, store: Store, sizes: list[int]) -> tuple[Segment, int
     except BaseException:
         system.close(segment.fd)
         raise
+
+
+def _set_aside_body(system: Any, bodies: Bodies, store: Store, number: int) -> None:
+    make_quarantine(system, store)
+    bodies.set_aside(system, number, f"{store.directory}/{QUARANTINE}/body-{number:016x}")
 
 
 def _remove(system: Any, bodies: Bodies, number: int) -> None:

@@ -22,6 +22,8 @@ from fastsmtp.queue.store import Store, sync_directory, write_all
 # Read at once; a record that is bigger gets a window of its own.
 WINDOW_BYTES = 4_194_304
 QUARANTINE = "quarantine"
+# The disk said so: another time it may say something else.
+UNREADABLE = "can't be read"
 
 
 class Fault(NamedTuple):
@@ -109,14 +111,16 @@ class Recovery:
     """All segments of a store, rising, and what was wrong with them.
 
     seals   for the journal that comes next: of the segments that have none
+    unreadable   numbers of segments with blocks that the disk didn't give: they are to stay as they are
     """
 
-    __slots__ = ("faults", "seals", "segments")
+    __slots__ = ("faults", "seals", "segments", "unreadable")
 
     def __init__(self) -> None:
         self.segments: list[Scanned] = []
         self.faults: list[Fault] = []
         self.seals: list[Seal] = []
+        self.unreadable: set[int] = set()
 
     def fault(self, store: Store, place: Place, reason: str) -> None:
         """A record that is whole, and yet makes no sense to who reads it."""
@@ -134,6 +138,9 @@ class Recovery:
                         payload = read_record(system, fd, place, name)
                     except errors.QueueDamaged as error:
                         self.fault(store, place, str(error))
+                    except errors.StorageFailed as error:
+                        self.fault(store, place, str(error))
+                        self.unreadable.add(place.number)
                     else:
                         yield place, payload
             finally:
@@ -229,6 +236,8 @@ def _close(system: Any, store: Store, segment: Scanned, found: Recovery) -> None
     for start, end, is_damage, reason in segment.gaps():
         copy = quarantine(system, store, name, start, end)
         found.faults.append(Fault(name, start, end - start, is_damage, reason, copy))
+        if reason == UNREADABLE:
+            found.unreadable.add(segment.header.number)
     if not segment.is_sealed and not segment.is_in_use:
         _sync(system, name, found)
         found.seals.append(segment.seal())
@@ -249,26 +258,35 @@ def _sync(system: Any, name: str, found: Recovery) -> None:
 class _File:
     """Reads that don't fail: what can't be read is zeros, block by block, and zeros are no record."""
 
-    __slots__ = ("_fd", "_system", "unreadable")
+    __slots__ = ("_bad", "_fd", "_system")
 
     def __init__(self, system: Any, fd: int) -> None:
         self._system = system
         self._fd = fd
-        self.unreadable = False
+        # Blocks, by their offsets.
+        self._bad: set[int] = set()
+
+    def is_bad(self, start: int, end: int) -> bool:
+        """Whether a block between the two could not be read."""
+        return any(start < block + BLOCK and block < end for block in self._bad)
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """size_bytes from offset, fewer at the file's end."""
         try:
             return _pread(self._system, self._fd, offset, size_bytes)
         except OSError:
-            self.unreadable = True
+            pass  # which of its blocks, is seen one by one
         blocks = []
-        for at in range(offset, offset + size_bytes, BLOCK):
-            wanted = min(BLOCK, offset + size_bytes - at)
+        at, end = offset, offset + size_bytes
+        while at < end:
+            # Up to where the next block begins: a bad one costs nothing of its neighbours.
+            wanted = min(BLOCK - at % BLOCK, end - at)
             try:
                 blocks.append(_pread(self._system, self._fd, at, wanted))
             except OSError:
+                self._bad.add(at // BLOCK * BLOCK)
                 blocks.append(bytes(wanted))
+            at += wanted
         return b"".join(blocks)
 
 
@@ -305,7 +323,7 @@ def _scan(file: _File, segment: Scanned, limit: int) -> None:
         if following < 0:
             _note_tail(file, segment, at, at_batch, limit)
             return
-        segment._gaps.append((at, following, _reason(file)))
+        segment._gaps.append((at, following, _reason(file, at, following)))
         at, at_batch = following, False
 
 
@@ -349,19 +367,19 @@ def _note_tail(file: _File, segment: Scanned, at: int, at_batch: bool, limit: in
     head = file.read(at, min(HEADER_BYTES, limit - at))
     is_begun = find(head, base=at, epoch=epoch, start=at) == at
     if at_batch and not is_begun:
-        if file.unreadable:
-            segment._gaps.append((at, limit, _reason(file)))
+        if file.is_bad(at, limit):
+            segment._gaps.append((at, limit, UNREADABLE))
         return
     size = HEADER_BYTES
     if is_begun:
         size += min(int.from_bytes(head[4:8], "little"), MAX_PAYLOAD)
     end = min(_block_up(at + size), limit)
-    segment._gaps.append((at, end, _reason(file)))
+    segment._gaps.append((at, end, _reason(file, at, end)))
     segment.end = max(segment.end, end)
 
 
-def _reason(file: _File) -> str:
-    return "can't be read" if file.unreadable else "no valid record"
+def _reason(file: _File, start: int, end: int) -> str:
+    return UNREADABLE if file.is_bad(start, end) else "no valid record"
 
 
 def _block_up(offset: int) -> int:
@@ -369,7 +387,10 @@ def _block_up(offset: int) -> int:
 
 
 def read_record(system: Any, fd: int, place: Place, name: str) -> bytes:
-    """The payload of one record; raises errors.QueueDamaged when it isn't there as a whole."""
+    """The payload of one record; raises errors.QueueDamaged when it isn't there as a whole.
+
+    Raises errors.StorageFailed when the disk doesn't give it: that is no word about what is there.
+    """
     return read_whole(system, fd, place, name)[HEADER_BYTES:]
 
 
@@ -378,7 +399,9 @@ def read_whole(system: Any, fd: int, place: Place, name: str) -> bytes:
     file = _File(system, fd)
     data = file.read(place.offset, HEADER_BYTES + place.size_bytes)
     if len(data) != HEADER_BYTES + place.size_bytes or not holds(data, place.epoch, place.offset):
-        raise errors.QueueDamaged(f"{name}: {_reason(file)} at {place.offset}")
+        if file.is_bad(place.offset, place.offset + len(data)):
+            raise errors.StorageFailed(f"{name}: {UNREADABLE} at {place.offset}")
+        raise errors.QueueDamaged(f"{name}: no valid record at {place.offset}")
     return data
 
 
@@ -406,7 +429,9 @@ def read_between(
             )
             _keep(segment, window, at, records)
         if not wanted or not records:
-            raise errors.QueueDamaged(f"segment {header.number:016x}: {_reason(file)} at {at_next}")
+            raise errors.QueueDamaged(
+                f"segment {header.number:016x}: {_reason(file, at, synced)} at {at_next}"
+            )
         at = at_next
     return list(segment.places()), segment.seals, at
 
@@ -420,7 +445,7 @@ def quarantine(system: Any, store: Store, name: str, start: int, end: int) -> st
             data = _File(system, source).read(start, end - start)
         finally:
             system.close(source)
-        _make_quarantine(system, store)
+        make_quarantine(system, store)
         try:
             fd = system.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
@@ -440,7 +465,7 @@ def _put_aside(system: Any, store: Store, name: str) -> str:
     """Move a whole file into quarantine/; its new name, "" when that fails."""
     moved = f"{store.directory}/{QUARANTINE}/{os.path.basename(name)}"
     try:
-        _make_quarantine(system, store)
+        make_quarantine(system, store)
         system.rename(name, moved)
         sync_directory(system, store.directory)
     except OSError:
@@ -448,7 +473,8 @@ def _put_aside(system: Any, store: Store, name: str) -> str:
     return moved
 
 
-def _make_quarantine(system: Any, store: Store) -> None:
+def make_quarantine(system: Any, store: Store) -> None:
+    """Its directory is there; raises OSError."""
     try:
         system.mkdir(f"{store.directory}/{QUARANTINE}", 0o700)
     except FileExistsError:

@@ -93,8 +93,9 @@ def test_a_read_error_costs_its_blocks_and_nothing_else() -> None:
     store = store_in(QUEUE)
     recovery = recover(files, store)
     found = dict(recovery.messages(files, store))
-    assert found.keys() >= set(places) - set(places[4:6])
+    assert found.keys() == set(places) - set(places[4:6])
     assert [(fault.is_damage, fault.reason) for fault in recovery.faults][:1] == [(True, "can't be read")]
+    assert places[4].number in recovery.unreadable
 
 
 def test_a_quarantine_that_cannot_be_written_stops_nothing() -> None:

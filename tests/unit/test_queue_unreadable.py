@@ -18,18 +18,18 @@ from tests.owned import LATER, NEVER, YES, FakeShard, Queue, message, recipient,
 
 
 class BadBlocks:
-    """In the place of recovery._pread: reads that touch one of the records fail while it is bad."""
+    """In the place of os.pread: reads that touch one of the records fail while it is bad."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bad: set[Place] = set()
-        self._read = recovery._pread
-        monkeypatch.setattr(recovery, "_pread", self)
+        self._read = os.pread
+        monkeypatch.setattr(os, "pread", self)
 
-    def __call__(self, system: object, fd: int, offset: int, size_bytes: int) -> bytes:
+    def __call__(self, fd: int, size_bytes: int, offset: int) -> bytes:
         for place in self.bad:
             if offset < place.offset + place.size_bytes and place.offset < offset + size_bytes:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return self._read(system, fd, offset, size_bytes)
+        return self._read(fd, size_bytes, offset)
 
 
 def test_a_record_that_cannot_be_read_now_holds_up_nobody_else(

@@ -9,6 +9,7 @@ that another thread could hold.
               says why
     SIGHUP    the configuration is tried in a child, then loaded; new workers are ready before old ones drain
     SIGTERM, SIGINT    drain, with a bound; a second one, or SIGQUIT: at once
+    SIGUSR1, SIGUSR2   nothing: elsewhere they open the log anew, and by themselves they would end us
     a worker dies, or gives no sign of life: it is replaced, with a back-off
     a watched file changes: tried in a child, then sent to the workers
 
@@ -56,6 +57,7 @@ from fastsmtp.supervisor.watch import LOOK_S as WATCH_S
 from fastsmtp.supervisor.watch import Watch
 from fastsmtp.supervisor.worker import DRAIN_S, live
 
+IDLE: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
 REGIONS: Final = 256
 """Regions of the counters: new and draining workers have their own.  An unused one costs nothing."""
 
@@ -137,6 +139,8 @@ class Master:
         for number in HANDLED:
             # The handler does nothing: the byte in the pipe is the message.
             signal.signal(number, lambda number, frame: None)
+        for number in IDLE:
+            signal.signal(number, lambda number, frame: None)
         self._poll.register(wake, select.POLLIN)
         privilege.return_memory_early()
         self._descriptors = privilege.raise_descriptors()
@@ -168,7 +172,7 @@ class Master:
             os.waitpid(trial.pid, 0)
         self._sockets.close()
         signal.set_wakeup_fd(-1)
-        for number in HANDLED:
+        for number in HANDLED | IDLE:
             signal.signal(number, signal.SIG_DFL)
 
     def _workers(self) -> list[Worker]:

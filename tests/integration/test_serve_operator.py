@@ -76,6 +76,18 @@ def test_the_log_is_rotated_and_no_line_is_lost(how: str) -> None:
         daemon.wait_for_log("message", rcpt="last@example.org")
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_that_opens_logs_elsewhere_ends_nothing_here(number: signal.Signals) -> None:
+    with Daemon() as daemon:
+        daemon.process.signal(number)
+        send(daemon.port, "one@example.org")
+        # The signal is older than this one, and the master answers it.
+        daemon.process.signal(signal.SIGHUP)
+        daemon.wait_for_log("reload")
+        send(daemon.port, "two@example.org")
+        daemon.wait_for_log("message", rcpt="two@example.org")
+
+
 @needs("smtp-source")
 def test_nobody_reads_stderr() -> None:
     """A full pipe holds up no mail; who reads it at last gets what was kept."""

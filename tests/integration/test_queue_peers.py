@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import smtplib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,15 @@ def serving(dest: str, ca: Path) -> Daemon:
     return Daemon(config, accept="", workers=1)
 
 
-def send(daemon: Daemon, *recipients: str, sender: str = "a@example.net", content: bytes = MESSAGE) -> None:
+def send(
+    daemon: Daemon,
+    *recipients: str,
+    sender: str = "a@example.net",
+    content: bytes = MESSAGE,
+    options: Sequence[str] = ("BODY=8BITMIME",),
+) -> None:
     with smtplib.SMTP("127.0.0.1", daemon.port, "client.example.net", timeout=60) as client:
-        assert client.sendmail(sender, list(recipients), content, ["BODY=8BITMIME"]) == {}
+        assert client.sendmail(sender, list(recipients), content, options) == {}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,90 @@
+"""Mail out of the queue of a real server into Dovecot by LMTP, which answers for each recipient at the dot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.authority import Authority
+from tests.integration.daemon import Daemon
+from tests.integration.dovecot import NEEDS_DOVECOT, Dovecot
+from tests.integration.test_queue_exim import CONFIG, lf
+from tests.integration.test_queue_peers import MESSAGE, send
+from tests.mails import MAILS
+
+pytestmark = [pytest.mark.slow, *NEEDS_DOVECOT]
+
+
+def serving(dest: str, route: str = "") -> Daemon:
+    config = CONFIG.replace("{dest}", dest).replace("{route}", route).replace("{connections}", "1")
+    return Daemon(config, accept="", workers=1)
+
+
+@pytest.mark.parametrize("way", ["TCP", "a Unix socket", "verified TLS"])
+def test_messages_arrive_as_they_were(way: str, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    has_tls = way == "verified TLS"
+    with Dovecot(authority.sign("127.0.0.1").read_bytes() if has_tls else None) as dovecot:
+        route = f'tls = "verified"\nca = "{authority.file}"' if has_tls else ""
+        with serving(dovecot.unix if way == "a Unix socket" else dovecot.dest, route) as daemon:
+            for content in MAILS.values():
+                send(daemon, "joe@example.org", content=content)
+            found = [lf(one) for one in dovecot.wait_for_mail("joe", len(MAILS))]
+            for name, content in MAILS.items():
+                assert len([one for one in found if one.endswith(lf(content))]) == 1, name
+            delivered = daemon.wait_for_logs("delivered", len(MAILS))
+            assert {line.get("tls", "") for line in delivered} == {"TLSv1.3" if has_tls else ""}
+
+
+@pytest.mark.parametrize("is_later", [False, True], ids=["552", "452"])
+def test_each_recipient_has_an_answer_of_its_own_at_the_dot(is_later: bool) -> None:
+    with Dovecot(is_later=is_later) as dovecot, serving(dovecot.dest) as daemon:
+        send(daemon, "joe@example.org", "full@example.org", "nobody@example.org", "ann@example.org")
+        for user in ("joe", "ann"):
+            (found,) = dovecot.wait_for_mail(user, 1)
+            assert lf(found).endswith(lf(MESSAGE))
+            daemon.wait_for_log("delivered", rcpt=f"{user}@example.org")
+        assert daemon.wait_for_log("bounced", rcpt="nobody@example.org")["code"] == 550
+        if is_later:
+            line = daemon.wait_for_log("deferred", rcpt="full@example.org")
+            assert (line["code"], line["enhanced"]) == (452, "4.2.2")
+            dovecot.make_room()
+            (found,) = dovecot.wait_for_mail("full", 1)
+            assert lf(found).endswith(lf(MESSAGE))
+            daemon.wait_for_log("delivered", rcpt="full@example.org")
+        else:
+            line = daemon.wait_for_log("bounced", rcpt="full@example.org")
+            assert (line["code"], line["enhanced"]) == (552, "5.2.2")
+            assert dovecot.mail("full") == []
+        # What it has is what was sent: nobody gets a second copy because of another.
+        assert len(dovecot.mail("joe")) == len(dovecot.mail("ann")) == 1
+
+
+def test_many_messages_on_one_connection() -> None:
+    with Dovecot() as dovecot, serving(dovecot.dest) as daemon:
+        with dovecot.stopped():
+            for number in range(20):
+                who = ["joe@example.org", "nobody@example.org", "full@example.org", "ann@example.org"]
+                send(daemon, *who[: number % 4 + 1], content=b"Subject: %d\r\n\r\n.\r\n" % number)
+        dovecot.wait_for_mail("joe", 20)
+        dovecot.wait_for_mail("ann", 5)
+        daemon.wait_for_logs("bounced", 15, rcpt="nobody@example.org")
+        daemon.wait_for_logs("bounced", 10, rcpt="full@example.org")
+        daemon.wait_for_logs("delivered", 20, rcpt="joe@example.org")
+        daemon.wait_for_logs("delivered", 5, rcpt="ann@example.org")
+        assert (len(dovecot.mail("joe")), len(dovecot.mail("ann"))) == (20, 5)
+        assert daemon.log("deferred") == []
+
+
+def test_a_server_that_starts_anew_has_all_of_it_in_the_end() -> None:
+    with Dovecot() as dovecot, serving(dovecot.dest) as daemon:
+        send(daemon, "joe@example.org")
+        dovecot.wait_for_mail("joe", 1)
+        dovecot.stop()
+        send(daemon, "joe@example.org", "ann@example.org")
+        daemon.wait_for_logs("deferred", 2)
+        dovecot.start()
+        dovecot.wait_for_mail("joe", 2)
+        dovecot.wait_for_mail("ann", 1)
+        daemon.wait_for_logs("delivered", 3)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 INTERVAL_S = 1.0
 # Or as soon as so many wait: 24 kB, one sync for all of them.
 ENTRIES = 1_024
+# Of one record: after a time without a disk there may be more than a segment holds.
+RECORD_BYTES = 1_048_576
 
 _ENTRY = struct.Struct("<QIIB7x")
 ENTRY_BYTES = _ENTRY.size
@@ -271,12 +273,25 @@ class DoneLog:
         if self._writing is None and self._fresh and not self._is_stopped:
             self._writing = self._loop.create_task(self._write())
 
+    def _take(self) -> tuple[list[bytes], set[int], int]:
+        """What goes into the next record: entries, the segments that they (or the rest) speak of, how many."""
+        fresh, epochs = self._fresh, self._epochs
+        size, at = 0, 0
+        while at < len(fresh) and (not at or size + len(fresh[at]) <= RECORD_BYTES):
+            size += len(fresh[at])
+            at += 1
+        self._fresh = fresh[at:]
+        self._epochs = set(epochs) if self._fresh else set()
+        count = size // ENTRY_BYTES
+        self._count -= count
+        return fresh[:at], epochs, count
+
     async def _write(self) -> bool:
         """Whether it went well."""
-        fresh, self._fresh = self._fresh, []
-        epochs, self._epochs = self._epochs, set()
-        count, self._count = self._count, 0
+        fresh, epochs, count = self._take()
         began = self._clock()
+        # Else what is left is as old as what goes out.
+        is_all = not self._fresh
         failed = False
         try:
             place = await self._journal.append([b"".join(fresh)])
@@ -289,13 +304,16 @@ class DoneLog:
             self._report(error)
         else:
             self.done.note_file(place.number, epochs)
-            self._since = began if self._fresh else None
+            if not self._fresh:
+                self._since = None
+            elif is_all:
+                self._since = began
             self.written += count
         finally:
             self._writing = None
         if not failed and self._synced is not None:
             self._synced()
-        if not failed and self._count >= ENTRIES and self._writing is None:
+        if not failed and (self._count >= ENTRIES or not is_all) and self._writing is None:
             self._begin()
         elif self._fresh and self._timer is None and self._writing is None:
             self._timer = self._loop.call_later(INTERVAL_S, self._begin)

@@ -20,7 +20,17 @@ from fastsmtp.message import Envelope, Recipient
 from fastsmtp.policy.facts import Client, Facts, Origin, TlsFacts
 from fastsmtp.queue.bodies import Bodies
 from fastsmtp.queue.disk import InlineDisk
-from fastsmtp.queue.done import ENTRIES, INTERVAL_S, Done, DoneLog, Outcome, entries, read_done
+from fastsmtp.queue.done import (
+    ENTRIES,
+    INTERVAL_S,
+    RECORD_BYTES,
+    Done,
+    DoneLog,
+    Outcome,
+    entries,
+    pack,
+    read_done,
+)
 from fastsmtp.queue.fileheader import SIZE_BYTES, Purpose
 from fastsmtp.queue.journal import Journal, LocalSource
 from fastsmtp.queue.model import LAYOUT, BodyReference, Origins, QueuedMessage, encode, origins_of
@@ -445,6 +455,35 @@ def test_the_bound_on_repeats_holds_or_is_behind_says_so() -> None:
         assert not log.log.is_behind
         await asyncio.wait_for(asyncio.gather(log.log.flush(), log.step(10)), 60)
         assert all(log.read().outcome(place(4096 + 8 * n), 0) for n in added)
+
+    run(body())
+
+
+def test_what_waited_for_a_broken_disk_is_written_however_much_it_is() -> None:
+    """More than a segment holds: it goes out in several records."""
+
+    async def body() -> None:
+        log = Log(size_bytes=2 * RECORD_BYTES)
+        await log.journal.start()
+        log.files.fail = lambda *_: errno.EIO
+        several = 1_000
+        for number in range(100):
+            some = [
+                pack(77, 4096 + 8 * (several * number + one), 0, Outcome.DELIVERED) for one in range(several)
+            ]
+            log.log.add_entries(77, b"".join(some))
+        await log.step()
+        for _ in range(4):
+            log.clock.turn(INTERVAL_S)
+            await log.step()
+        assert log.log.is_behind
+        log.files.fail = None
+        for _ in range(12):
+            log.clock.turn(INTERVAL_S)
+            await log.step()
+        assert (log.log.is_behind, log.log.written) == (False, log.log.added)
+        done = log.read()
+        assert all(done.outcome(place(4096 + 8 * n), 0) for n in range(100 * several))
 
     run(body())
 

@@ -30,6 +30,7 @@ SELF_MADE = "self-made.pem"  # under the state directory: certificate and key in
 SELF_MADE_DAYS = 365
 RENEW_BEFORE_DAYS = 30
 DAY_S = 86_400
+WARN_S = 14 * DAY_S
 # RFC 9325 section 4.3: shorter keys are broken, or will be.
 RSA_BITS = 2_048
 # Clients whose clock is behind ours must not find the certificate not yet valid.
@@ -137,6 +138,15 @@ def not_after(certificate: bytes) -> float:
         return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
     except ValueError as error:
         raise ConfigError(f"the certificate can't be read: {error}") from None
+
+
+def end_concern(certificate: bytes, now: float) -> str:
+    """A clause about the end of the first certificate of a PEM chain, when it is near or over; else ""."""
+    left_s = not_after(certificate) - now
+    if left_s >= WARN_S:
+        return ""
+    days = int(left_s // DAY_S)
+    return f"ends in {days} day{'s'[: days != 1]}" if left_s > 0 else "has ended"
 
 
 def key_concern(certificate: bytes) -> str:

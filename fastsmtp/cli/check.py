@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     flags, given = parse_flags(parser, arguments)
     try:
         loaded = load(flags)
-        concerns = [*_certificates(loaded.config), *_authorities(loaded)]
+        concerns = [*_certificates(loaded), *_authorities(loaded)]
         _signers(loaded.config)
         _own_stages(loaded)
         warnings = [*loaded.warnings, *concerns, *_accounts(loaded)]
@@ -57,27 +57,40 @@ def _own_stages(loaded: Loaded) -> None:
         load_stages(policies, places=places_of(loaded.config, loaded.provenance))
 
 
-def _certificates(config: Config) -> list[str]:
+def _certificates(loaded: Loaded) -> list[str]:
     """Load each certificate with its key, as the server will.  Warnings; raises ConfigError with every fault."""
-    tables = [config.tls, *(listen.tls_table for listen in config.listen if listen.tls_table is not None)]
-    pairs = [(table.certificate, table.key) for table in tables if table.certificate]
-    pairs += [(name.certificate, name.key) for table in tables for name in table.names]
+    config = loaded.config
+    tables = [("tls", config.tls)]
+    tables += [
+        (f"listen[{index}].tls", listen.tls_table)
+        for index, listen in enumerate(config.listen)
+        if listen.tls_table is not None
+    ]
+    pairs: dict[tuple[str, str], str] = {}
+    for place, table in tables:
+        if table.certificate:
+            pairs.setdefault((table.certificate, table.key), f"{place}.certificate")
+        for name in table.names:
+            pairs.setdefault((name.certificate, name.key), f"{place}.names.{name.name}.certificate")
     if config.remote.certificate:
-        pairs.append((config.remote.certificate, config.remote.key))
+        pairs.setdefault((config.remote.certificate, config.remote.key), "remote.certificate")
     if not pairs:
         return []
-    from fastsmtp.certificate import key_concern
+    from fastsmtp.certificate import end_concern, key_concern
     from fastsmtp.tls import read_credentials
 
     faults: dict[str, None] = {}
     warnings = []
-    for certificate, key in dict.fromkeys(pairs):
+    for (certificate, key), path in pairs.items():
+        origin = loaded.provenance.get(path, "")
+        place = f"{origin}: {path}: " if origin else f"{path}: "
         try:
-            concern = key_concern(read_credentials(certificate, key).certificate)
+            chain = read_credentials(certificate, key).certificate
+            concerns = (key_concern(chain), end_concern(chain, time.time()))
         except ConfigError as error:
-            faults.update(dict.fromkeys(error.faults))
+            faults.update((f"{place}{fault}", None) for fault in error.faults)
         else:
-            warnings += [f"{certificate}: {concern}"] if concern else []
+            warnings += [f"{place}{certificate}: {concern}" for concern in concerns if concern]
     if faults:
         raise ConfigError(*faults)
     return warnings

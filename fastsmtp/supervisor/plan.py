@@ -18,7 +18,7 @@ from importlib import import_module
 
 from fastsmtp.admin.exposition import Exposition
 from fastsmtp.authorities import Authorities, concerns, read_authorities
-from fastsmtp.certificate import key_concern, not_after, self_made
+from fastsmtp.certificate import end_concern, key_concern, self_made
 from fastsmtp.config.endpoint import parse_endpoint
 from fastsmtp.config.host import Host
 from fastsmtp.config.lists import Lists
@@ -46,7 +46,6 @@ from fastsmtp.tls import Credentials, ServerTls, ignore_bad_server_names, key_mo
 # A client that connected while its worker was being replaced begins within a round trip or two.
 FRESH_S = 5.0
 # Who renews by ACME does it 30 days before the end: with 14 days left that has failed for two weeks.
-WARN_S = 14 * 86_400.0
 # How many programs (qmail-queue) a worker runs at a time; a message that finds none free waits for one.
 # tcpserver runs 40 qmail-smtpds at a time, each with its own.
 PROGRAMS = 20
@@ -233,10 +232,8 @@ class ServerPlan:
                 concern = key_concern(credentials.certificate)
                 if concern:
                     self.log.line("notice", what=credentials.origin, reason=concern)
-                left_s = not_after(credentials.certificate) - time.time()
-                if left_s < WARN_S:
-                    days = int(left_s // 86_400)
-                    reason = f"ends in {days} days" if left_s > 0 else "has ended"
+                reason = end_concern(credentials.certificate, time.time())
+                if reason:
                     self.log.line(
                         "cert_expires", file=credentials.origin, server_name=name or None, reason=reason
                     )

@@ -82,8 +82,24 @@ def test_check_finds_a_key_that_does_not_fit(
     capsys.readouterr()
     assert main(["check", "--config", str(config)]) == 1
     err = capsys.readouterr().err
-    assert f"{tmp_path}/a/cert.pem" in err
+    line = len(config.read_text().splitlines()) - 1
+    assert f"{config}:{line}: tls.certificate: {tmp_path}/a/cert.pem: the key in {tmp_path}/b/key.pem" in err
     assert err.endswith("1 fault\n")
+
+
+def test_check_says_which_certificate_ends(
+    config: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cert", "--out", str(tmp_path), "--name", "mx.example.org", "--days", "3"]) == 0
+    with config.open("a") as file:
+        file.write(f"[tls]\ncertificate = '{tmp_path}/cert.pem'\nkey = '{tmp_path}/key.pem'\n")
+    capsys.readouterr()
+    assert main(["check", "--config", str(config)]) == 0
+    line = len(config.read_text().splitlines()) - 1
+    assert (
+        f"warning: {config}:{line}: tls.certificate: {tmp_path}/cert.pem: ends in 2 days"
+        in capsys.readouterr().err
+    )
 
 
 def test_check_live_has_nothing_to_ask_without_lists(capsys: pytest.CaptureFixture[str]) -> None:

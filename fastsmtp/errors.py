@@ -40,6 +40,10 @@ class QueueDamaged(FastsmtpError):
     """A file of the queue doesn't hold what must be there; the text says which, where and what."""
 
 
+class QueueUnread(TemporaryError):
+    """The server has just started, takes mail, and doesn't know yet what is in its queue."""
+
+
 class NextHopDown(TemporaryError):
     """The next hop could not be reached, hung up, or did not answer in time."""
 

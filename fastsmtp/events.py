@@ -233,6 +233,11 @@ EVENTS: dict[str, Event] = {
         ("id", "about", "rcpt", "reason"),
     ),
     # The queue.
+    "queue_reading": Event(
+        NOTICE,
+        "There is much in the queue: mail is taken while it is read, and nothing is delivered until queue_open",
+        ("size",),
+    ),
     "queue_open": Event(
         NOTICE,
         "The queue was read: so many recipients are due now, so many wait for a later attempt",

@@ -14,7 +14,7 @@ from fastsmtp._journal import Progress, Writer
 from fastsmtp.delivery import wire
 from fastsmtp.delivery.job import Damaged, Job, Result
 from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
-from fastsmtp.delivery.owner import BODIES, Owner
+from fastsmtp.delivery.owner import BODIES, DEEP_BYTES, Owner
 from fastsmtp.log import ListLog
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.queue import frames
@@ -105,7 +105,7 @@ class Queue:
         self.remote: Remote | None = None
         self.retry_ms = 50
 
-    async def open(self, free_bytes: int = 0) -> Owner:
+    async def open(self, free_bytes: int = 0, deep_bytes: int = DEEP_BYTES) -> Owner:
         owner = Owner(
             str(self.folder),
             sock=self.sock,
@@ -121,6 +121,7 @@ class Queue:
             log=self.log,
             loop=asyncio.get_running_loop(),
             failed=self.failures.append,
+            deep_bytes=deep_bytes,
         )
         await owner.start()
         return owner

@@ -42,6 +42,9 @@ class Readable(Protocol):
 class Hands(Protocol):
     """What the desk asks of the dispatcher; none of it waits."""
 
+    def ready(self) -> None:
+        """Raises errors.QueueUnread while it is not known what is in the queue."""
+
     def in_hand(self) -> Iterator[InHand]:
         """All of them, now: a snapshot, or read to its end without a wait in between."""
 
@@ -64,6 +67,7 @@ class Desk:
         self._wall = wall
 
     async def entries(self, filter: Filter, state: str) -> AsyncIterator[list[Entry]]:
+        self._hands.ready()
         hand = {one.key: one.is_under_way for one in self._hands.in_hand()}
         if state not in _INDEXED:
             async for rows in self._fresh(filter):
@@ -83,6 +87,7 @@ class Desk:
                 return
 
     async def act(self, action: str, filter: Filter) -> int:
+        self._hands.ready()
         now_ms = int(self._wall() * 1000)
         wanted = _WANTED.get(action)
         count = 0
@@ -120,10 +125,12 @@ class Desk:
         return len(rows) - len(over)
 
     async def describe(self, id: str) -> dict[str, Any] | None:
+        self._hands.ready()
         place = await self._place(id)
         return None if place is None else description(self._hands.read(place).message)
 
     async def message(self, id: str) -> AsyncIterator[bytes]:
+        self._hands.ready()
         place = await self._place(id)
         if place is None:
             return
@@ -134,6 +141,7 @@ class Desk:
             yield piece
 
     async def counts(self) -> dict[str, int]:
+        self._hands.ready()
         found = await self._index.counts()
         hand = {one.key: one.is_under_way for one in self._hands.in_hand()}
         active = sum(hand.values())

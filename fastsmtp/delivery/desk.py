@@ -5,7 +5,13 @@ aren't heard at all: the desk looks every LOOK_S by itself; only when it found
 nothing it asks to be woken up by the next sync.
 
 A worker's line that ends means that he is dead; what he wrote is read to its
-end.  Rank 6: I/O on the loop.
+end.
+
+While the queue of an earlier life is still being read, workers get files and
+nothing else happens: what they write lies in segments of its own until open(),
+and so does what shards and workers have to say.
+
+Rank 6: I/O on the loop.
 """
 
 from __future__ import annotations
@@ -32,6 +38,8 @@ from fastsmtp.queue.store import Space
 # Between two looks while mail comes in: at most so much later is it delivered, and so rarely is a batch begun.
 LOOK_S = 0.01
 TICK_S = 1.0
+# What a worker that accepts mail can't do without.
+_AT_ONCE = frozenset({frames.WANT_SEGMENT, frames.WANT_BODIES})
 # That a worker may hold: the one in use, the one ahead, and two on their way.
 SEGMENTS = 4
 
@@ -100,13 +108,28 @@ class Desk:
         self._is_closing = False
         # Body files may be there that nobody knows of.
         self.wants_sweep = False
+        self.is_open = False
+        # Said before open(), in the order in which it was said.
+        self._unheard: list[tuple[Caller, bytes]] = []
 
-    def open(self) -> None:
-        """Take calls."""
+    def hand_out(self) -> None:
+        """Take calls, and give workers files to write to; all else waits for open()."""
         self._sock.setblocking(False)
         self._loop.add_reader(self._sock.fileno(), self._accept)
         self._tick()
+
+    def open(self) -> None:
+        """The dispatcher knows what there is: serve."""
+        self.is_open = True
+        unheard, self._unheard = self._unheard, []
+        for caller, packet in unheard:
+            if caller in self._callers:
+                self._heard(caller, packet, [])
+        if self._ticking is None:
+            self.hand_out()
+        self._read_abandoned()
         self.look_soon()
+        self.pump_soon()
 
     def stop(self) -> None:
         """Hand out no more jobs; what the shards have goes on."""
@@ -155,6 +178,8 @@ class Desk:
         try:
             if caller.role is None:
                 self._greet(caller, frames.read_hello(packet))
+            elif not self.is_open and packet[0] not in _AT_ONCE:
+                self._unheard.append((caller, packet))
             elif caller.role is frames.Role.WORKER:
                 self._hear_worker(caller, packet)
             else:
@@ -287,6 +312,8 @@ class Desk:
 
     def _read_abandoned(self) -> None:
         """Segments whose writers are dead: all that is there, and then the body files that nobody named."""
+        if not self.is_open:
+            return
         for kept in self._keeper.abandoned():
             for batch in self._keeper.finish(kept):
                 self._arrived(kept, batch)
@@ -302,7 +329,7 @@ class Desk:
     # --- looking ----------------------------------------------------------------------------------
 
     def look_soon(self) -> None:
-        if self._looking is None and not self._is_closing:
+        if self._looking is None and self.is_open and not self._is_closing:
             self._looking = self._loop.call_soon(self._look)
 
     def _look(self) -> None:
@@ -333,7 +360,7 @@ class Desk:
         self._read_abandoned()
         self._accept()
         self._spawn(self._look_at_space())
-        if self.wants_sweep:
+        if self.wants_sweep and self.is_open:
             self.wants_sweep = False
             self._spawn(self._sweep())
         self.look_soon()
@@ -397,7 +424,7 @@ class Desk:
 
     def pump_soon(self) -> None:
         """Hand out what may be handed out, once a turn of the loop."""
-        if self._pumping is None and not self._is_closing:
+        if self._pumping is None and self.is_open and not self._is_closing:
             self._pumping = self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from fastsmtp import errors
 from fastsmtp.delivery.afterwards import Afterwards
 from fastsmtp.delivery.desk import Desk
 from fastsmtp.delivery.dispatcher import Dispatcher
@@ -38,6 +39,12 @@ class DispatcherHands:
         self._desk = desk
         self._afterwards = afterwards
         self._reader = reader
+
+    def ready(self) -> None:
+        if not self._desk.is_open:
+            raise errors.QueueUnread(
+                "the server has just started and is still reading its queue; it takes mail, and knows of none yet"
+            )
 
     def in_hand(self) -> Iterator[InHand]:
         """A snapshot."""

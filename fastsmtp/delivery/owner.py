@@ -1,8 +1,13 @@
 """The owner of the queue: opens what an earlier life left, and joins keeper, dispatcher, index and desk.
 
     owner = Owner(place, ...)
-    await owner.start()          everything is read; workers and shards are served
+    await owner.start()          workers are served
+    await owner.known()          everything is read, shards are served too
     await owner.drain(); await owner.close()
+
+Where little is there to be read, start() does it; else that goes on in a thread
+beside the workers, which need files to write to and nothing of what is old.
+What they write meanwhile is read after it.
 
 docs/queue.md, "Start-up", has the order of it.  Rank 6.
 """
@@ -15,18 +20,16 @@ import random as random_module
 import socket
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from fastsmtp import errors
-from fastsmtp._glance import destinations_of
 from fastsmtp._journal import Progress, Writer
-from fastsmtp._payload import decode
 from fastsmtp._record import DONE
 from fastsmtp.delivery.afterwards import Afterwards, Ids
 from fastsmtp.delivery.compact import Compactor
 from fastsmtp.delivery.desk import Desk
 from fastsmtp.delivery.dispatcher import Dispatcher
 from fastsmtp.delivery.hands import DispatcherHands
+from fastsmtp.delivery.opening import Found, Opening, Stopped
 from fastsmtp.delivery.rounds import Rounds
 from fastsmtp.delivery.sites import Sites
 from fastsmtp.delivery.stored import Reader
@@ -37,44 +40,23 @@ from fastsmtp.queue import frames
 from fastsmtp.queue.bodies import Bodies
 from fastsmtp.queue.deferred import DeferredIndex
 from fastsmtp.queue.disk import ThreadDisk
-from fastsmtp.queue.done import Done, DoneLog, read_done
+from fastsmtp.queue.done import Done, DoneLog
 from fastsmtp.queue.dsn import Reporter
 from fastsmtp.queue.fileheader import Purpose
-from fastsmtp.queue.index import NAME, Opened
+from fastsmtp.queue.index import NAME
 from fastsmtp.queue.journal import Journal, LocalSource
-from fastsmtp.queue.keeper import Destinations, Keeper, is_held
+from fastsmtp.queue.keeper import Keeper
 from fastsmtp.queue.meters import DONE as DONE_LOG
 from fastsmtp.queue.meters import OWN, JournalMeter
-from fastsmtp.queue.place import Place
-from fastsmtp.queue.reconcile import Reconciled, Reconciler
-from fastsmtp.queue.recovery import Fault, Recovery, recover
+from fastsmtp.queue.recovery import Fault
 from fastsmtp.queue.schedule import Patience
 from fastsmtp.queue.store import DONE_SEGMENT_BYTES, Segment, Space, Store
 
 BODIES = "bodies"
-
-
-class Found(NamedTuple):
-    """A message with something left to do, found at the start."""
-
-    place: Place
-    body: int | None
-    destinations: Destinations
-    pending: list[int]
-    indexed: int
-
-
-class Opening(NamedTuple):
-    """What the files say."""
-
-    mail: Recovery
-    log: Recovery
-    done: Done
-    opened: Opened
-    reconciled: Reconciled
-    found: list[Found]
-    indexed: dict[tuple[int, int], int]
-    named: set[int]
+# Of journal, done-log and index: what is read in a second or so is read before mail is taken.
+DEEP_BYTES = 268_435_456
+# Of those read, entered before anything else has its turn on the loop: some 10 ms.
+ENTERED = 1_000
 
 
 def stores(directory: str, version: str, space: Space | None = None) -> tuple[Store, Store, Bodies]:
@@ -100,7 +82,8 @@ class Owner:
     place_for    domain -> where a report goes
     failed       called with an error after which the process can't go on
     metrics      where journals are counted
-    took_s       how long the start took
+    deep_bytes   a queue with more is read while mail is taken
+    took_s       how long reading took
     """
 
     def __init__(
@@ -123,7 +106,9 @@ class Owner:
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         metrics: Sheet | None = None,
+        deep_bytes: int = DEEP_BYTES,
     ) -> None:
+        self._deep_bytes = deep_bytes
         self._metrics = metrics
         self.took_s = 0.0
         self.directory = directory
@@ -149,19 +134,22 @@ class Owner:
         self._opening_own = asyncio.Lock()
         self.index = DeferredIndex(f"{directory}/{NAME}", loop=loop, version=version)
 
-    async def start(self) -> None:
-        """Raises errors.QueueTooNew, errors.StorageFull, errors.StorageFailed, OSError."""
-        began = self._clock()
+        self._opening = Opening(
+            store=self.store, done_store=self._done_store, bodies=self.bodies, index=self.index.file,
+            progress=progress, wall=wall,
+        )  # fmt: skip
+        self._reading: asyncio.Task[None] | None = None
+        self._make_parts()
+
+    def _make_parts(self) -> None:
+        """Nothing of them knows anything yet."""
         loop = self._loop
-        opening = await loop.run_in_executor(None, self._read_all)
-        self.index.start()
         self._done_journal = Journal(
             LocalSource(self._done_store, self._disk), loop=loop, clock=self._clock,
-            writer=Writer(), kind=DONE, seals=opening.log.seals, meter=self._meter(DONE_LOG),
+            writer=Writer(), kind=DONE, meter=self._meter(DONE_LOG),
         )  # fmt: skip
-        await self._done_journal.start()
         self.log = DoneLog(
-            self._done_journal, opening.done, loop=loop, clock=self._clock, report=self._done_failed,
+            self._done_journal, Done(), loop=loop, clock=self._clock, report=self._done_failed,
             synced=self._log_synced,
         )  # fmt: skip
         self.keeper = Keeper(
@@ -198,8 +186,39 @@ class Owner:
             log=self._log,
             failed=self._failed,
         )
-        self._enter(opening)
-        self._tell_start(opening, began)
+
+    async def start(self) -> None:
+        """Raises errors.QueueTooNew, errors.StorageFull, errors.StorageFailed, OSError."""
+        began = self._clock()
+        size_bytes = await self._loop.run_in_executor(None, self._opening.look)
+        if size_bytes <= self._deep_bytes:
+            await self._read(began)
+            return
+        self._log.line("queue_reading", size=size_bytes)
+        self.desk.hand_out()
+        self._reading = self._loop.create_task(self._read_beside(began))
+
+    async def known(self) -> None:
+        """Until the queue has been read."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+
+    async def _read_beside(self, began: float) -> None:
+        try:
+            await self._read(began)
+        except Stopped:
+            return
+        except Exception as error:  # noqa: BLE001 - what was to be read waits for another start
+            self._failed(error)
+
+    async def _read(self, began: float) -> None:
+        found = await self._loop.run_in_executor(None, self._opening.read)
+        self.index.start()
+        self._done_journal.add_seals(found.log.seals)
+        await self._done_journal.start()
+        self.log.done = found.done
+        await self._enter(found)
+        self._tell_start(found, began)
         self.afterwards.start()
         self.rounds.start()
         self.compactor.start()
@@ -212,6 +231,8 @@ class Owner:
     async def close(self) -> None:
         """Everything that is known becomes durable, and the files are closed."""
         self.desk.stop()
+        self._opening.stop()
+        await self.known()
         await self.rounds.close()
         await self.compactor.close()
         self.together.close()
@@ -232,84 +253,17 @@ class Owner:
 
     # --- start-up ---------------------------------------------------------------------------------
 
-    def _read_all(self) -> Opening:
-        """Blocking: the log of what is done, the journal, the index, and what they make together."""
-        self.bodies.count(os)
-        log = recover(os, self._done_store)
-        done = read_done(os, self._done_store, log)
-        in_use = dict(self._progress.read(number)[1:] for number in range(self._progress.workers))
-        mail = recover(os, self.store, in_use=in_use, ends=done.ends, held=is_held)
-        epochs = {segment.header.epoch for segment in mail.segments}
-        for number in done.keep_only(epochs):
-            done.forget_file(number)
-            self._done_store.retire(os, number)
-        opened = self.index.file.open()
-        now_ms = int(self._wall() * 1000)
-        reconciler = Reconciler(self.index.file, done, now_ms=now_ms, is_new=bool(opened.quarantine))
-        found: list[Found] = []
-        named: set[int] = set()
-        spooled: dict[Place, Found] = {}
-        kept = {segment.header.epoch: segment.kept for segment in mail.segments}
-        for place, payload in mail.messages(os, self.store):
-            try:
-                body, destinations = destinations_of(payload)
-            except ValueError as error:
-                # A later layout stops the start, by name; anything else is damage.
-                self._undecodable(mail, place, payload, error)
-                continue
-            pending = reconciler.record(
-                place, len(destinations), lambda payload=payload: decode(payload),  # type: ignore[misc]
-                is_copy=place.offset in kept[place.epoch],
-            )  # fmt: skip
-            if place.offset in kept[place.epoch]:
-                pending = []
-            if body is not None:
-                named.add(body)
-            if pending or body is not None:
-                one = Found(place, body, destinations, pending, 0)
-                found.append(one)
-                if body is not None:
-                    spooled[place] = one
-        self.bodies.refuse_later(os, named)
-        reconciled = reconciler.finish(mail)
-        indexed = self.index.file.segments()
-        if spooled:
-            found = self._with_indexed(found, spooled)
-        return Opening(mail, log, done, opened, reconciled, found, indexed, named)
-
-    def _undecodable(self, mail: Recovery, place: Place, payload: bytes, error: ValueError) -> None:
-        try:
-            decode(payload)
-        except errors.QueueDamaged as damage:
-            mail.fault(self.store, place, str(damage))
-        else:
-            mail.fault(self.store, place, str(error))
-
-    def _with_indexed(self, found: list[Found], spooled: dict[Place, Found]) -> list[Found]:
-        """Messages with a body file, and how many of their recipients are in the index: it goes with the last."""
-        counts: dict[tuple[int, int], int] = {}
-        for number, epoch in {(place.number, place.epoch) for place in spooled}:
-            for offset, _ in self.index.file.keys_of(number, epoch):
-                counts[epoch, offset] = counts.get((epoch, offset), 0) + 1
-        found = [
-            one._replace(indexed=counts.get((one.place.epoch, one.place.offset), 0))
-            if one.body is not None
-            else one
-            for one in found
-        ]
-        # A record and its copy name the same file: it goes with the one of them that has something left.
-        needed = {one.body for one in found if one.pending or one.indexed}
-        return [one for one in found if one.pending or one.indexed or one.body not in needed]
-
-    def _enter(self, opening: Opening) -> None:
-        keeper, mail = self.keeper, opening.mail
+    async def _enter(self, found: Found) -> None:
+        keeper, mail = self.keeper, found.mail
+        # Of a segment that is entered in part nobody may think that all of it is over.
+        keeper.is_retiring = False
         for scanned in mail.segments:
             kept = keeper.adopt(scanned, None if scanned.is_in_use else scanned.end)
             kept.is_unreadable = scanned.header.number in mail.unreadable
         for seal in mail.seals:
             keeper.seal(seal)
-        rest = dict(opening.indexed)
-        for one in opening.found:
+        rest = dict(found.indexed)
+        for count, one in enumerate(found.messages, 1):
             place = one.place
             kept = keeper.segments[place.epoch]
             self.dispatcher.enter(
@@ -317,20 +271,24 @@ class Owner:
             )
             if one.indexed:
                 rest[place.number, place.epoch] -= one.indexed
+            if self._reading is not None and count % ENTERED == 0:
+                await asyncio.sleep(0)
         for (_, epoch), rows in rest.items():
             keeper.segments[epoch].open += rows
-        opening.done.forget_outcomes()
-        self._sweep(opening)
+        found.done.forget_outcomes()
+        self._sweep(found)
+        keeper.is_retiring = True
         for kept in list(keeper.segments.values()):
             if kept.end is not None:
                 keeper.look_at(kept)
 
-    def _sweep(self, opening: Opening) -> None:
+    def _sweep(self, found: Found) -> None:
         """Body files that no record names, and no worker has open."""
-        if any(scanned.is_in_use for scanned in opening.mail.segments):
+        if self._reading is not None or any(scanned.is_in_use for scanned in found.mail.segments):
+            # Files may have been handed out, and records written that name them.
             self.desk.wants_sweep = True
         else:
-            self._disk.forget(_remove_orphans, self.bodies, opening.named)
+            self._disk.forget(_remove_orphans, self.bodies, found.named)
 
     # --- our own journal --------------------------------------------------------------------------
 
@@ -371,15 +329,15 @@ class Owner:
     def _done_failed(self, error: Exception) -> None:
         self._log.line("queue_failed", reason=str(error))
 
-    def _tell_start(self, opening: Opening, began: float) -> None:
-        for fault in (*opening.mail.faults, *opening.log.faults):
+    def _tell_start(self, found: Found, began: float) -> None:
+        for fault in (*found.mail.faults, *found.log.faults):
             self._tell(fault)
-        if opening.opened.quarantine:
+        if found.opened.quarantine:
             self._log.line(
                 "queue_damaged", file=self.index.file.path, reason="the deferred index was damaged and made anew",
-                quarantine=opening.opened.quarantine,
+                quarantine=found.opened.quarantine,
             )  # fmt: skip
-        for row in opening.reconciled.lost:
+        for row in found.reconciled.lost:
             self._log.line(
                 "queue_damaged", file=self.store.path(row.place.number), offset=row.place.offset, id=row.id,
                 rcpt=row.address, reason="a deferred recipient without its message",
@@ -387,9 +345,9 @@ class Owner:
         self.took_s = self._clock() - began
         self._log.line(
             "queue_open",
-            segments=len(opening.mail.segments),
-            pending=sum(len(one.pending) for one in opening.found),
-            deferred=sum(opening.indexed.values()),
+            segments=len(found.mail.segments),
+            pending=sum(len(one.pending) for one in found.messages),
+            deferred=sum(found.indexed.values()),
             took_ms=round(self.took_s * 1000),
         )
 

@@ -59,6 +59,9 @@ STRANDED = Counter(
     "fastsmtp_queue_stranded_total", "Recipients that were found to be nobody's: a defect of ours"
 )
 STARTED = Gauge("fastsmtp_queue_start_seconds", "How long the last start took to read the queue")
+READING = Gauge(
+    "fastsmtp_queue_reading", "1 while mail is taken and the queue of an earlier life is still being read"
+)
 COMMANDS = Counter("fastsmtp_queue_commands_total", "What operators asked of the queue", "command")
 
 _MICROSECONDS = 1_000_000
@@ -83,6 +86,7 @@ class OwnerMeter:
         self._still, self._compacted = STILL.of(sheet), COMPACTED.of(sheet)
         self._free, self._low, self._bodies = FREE.of(sheet), LOW.of(sheet), BODIES.of(sheet)
         self._behind, self._stranded, self._started = BEHIND.of(sheet), STRANDED.of(sheet), STARTED.of(sheet)
+        self._reading = READING.of(sheet)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -107,6 +111,7 @@ class OwnerMeter:
         self._still.set(owner.compactor.still)
         self._compacted.set(owner.compactor.copied)
         self._stranded.set(owner.rounds.stranded)
+        self._reading.set(not owner.desk.is_open)
         self._started.set(round(owner.took_s * _MICROSECONDS))
         for action, count in owner.afterwards.reported.items():
             REPORTS.of(self._sheet, action).set(count)
@@ -134,6 +139,7 @@ class OwnerMeter:
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
         index = self._owner.index
+        await self._owner.known()
         while True:
             began = loop.time()
             now_ms = self._owner.now_ms()

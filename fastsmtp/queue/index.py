@@ -155,6 +155,18 @@ class IndexFile:
             self._connection = _connect(f"file:{_quoted(self.path)}?mode=ro")
             self._check_format()
 
+    def refuse_later(self) -> int:
+        """Before open(), in no time: how many bytes there are; raises errors.QueueTooNew.  All else is open()'s."""
+        size_bytes = _size(self.path) + _size(self.path + "-wal")
+        if size_bytes:
+            try:
+                self.open_read_only()
+            except (errors.QueueDamaged, errors.TemporaryError):
+                pass  # open() will meet it too, and has an answer
+            finally:
+                self._drop()
+        return size_bytes
+
     def _open(self, *, was_clean: bool) -> None:
         is_new = not _size(self.path)
         with _translated(self.path):

@@ -123,6 +123,10 @@ class Journal:
         self._take(await self._source.next())
         self._loop.add_reader(self._writer.fileno(), self.reap)
 
+    def add_seals(self, seals: Sequence[Seal]) -> None:
+        """More of an earlier life's; before start()."""
+        self._seals += seals
+
     @property
     def segment(self) -> Segment | None:
         """The one in use."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fastsmtp import errors
@@ -151,12 +151,14 @@ def recover(
     system: Any,
     store: Store,
     *,
+    numbers: Sequence[int] | None = None,
     in_use: Mapping[int, int] | None = None,
     ends: Mapping[int, tuple[int, int]] | None = None,
     held: Callable[[int], bool] | None = None,
 ) -> Recovery:
     """Open the store and read everything in it.
 
+    numbers  of an open store: the segments to read, and no others, which may be written to meanwhile
     in_use   epoch -> synced offset, of segments that living workers write to: read up to there, and not sealed
     ends     epoch -> (end, accepted), what the done-log remembers of seals
     held     whether a living worker has this open file to write to; such a segment is read up to its synced offset too
@@ -165,7 +167,7 @@ def recover(
     """
     in_use = in_use or {}
     found = Recovery()
-    for number in store.open(system):
+    for number in store.open(system) if numbers is None else numbers:
         segment = _read_segment(system, store, number, in_use, found, held)
         if segment is not None:
             found.segments.append(segment)
@@ -181,6 +183,28 @@ def recover(
     for segment in found.segments:
         _close(system, store, segment, found)
     return found
+
+
+def refuse_later(system: Any, store: Store, numbers: Sequence[int]) -> int:
+    """Look at the headers of these segments; how many bytes they have.
+
+    Raises errors.QueueTooNew; all else that is wrong is recover()'s.
+    """
+    total_bytes = 0
+    for number in numbers:
+        name = store.path(number)
+        try:
+            fd = system.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            total_bytes += system.fstat(fd).st_size
+            read_header(system.pread(fd, BLOCK, 0), name, store.purpose, store.version)
+        except (OSError, errors.QueueDamaged):
+            continue
+        finally:
+            system.close(fd)
+    return total_bytes
 
 
 def _read_segment(

@@ -292,6 +292,9 @@ class Dispatcher:
         self.hands: list[InHand] = []
         self.woken: list[bool] = []
 
+    def ready(self) -> None:
+        return None
+
     def in_hand(self) -> Iterator[InHand]:
         return iter(list(self.hands))
 

@@ -1,6 +1,6 @@
-"""A whole message as the text of DATA, for delivery: dots stuffed, the end of data behind it, one copy.
+"""What is said to a next hop: a command line; a whole message as the text of DATA, dots stuffed and ended, one copy.
 
-delivery/dot.py has the same for messages that come in pieces, and is what this is compared with in tests.
+delivery/dot.py has the text for messages that come in pieces, and is what this is compared with in tests.
 
 Rank 1: pure.
 """
@@ -71,3 +71,40 @@ def text_of(bytes message not None) -> bytes:
         out += 2
     memcpy(out, b".\r\n", 3)
     return text
+
+
+def command_of(list words not None) -> bytes:
+    """A command line: the words with a space between them, CR LF behind.
+
+    Raises ValueError for a CR, LF or NUL inside: behind it could stand a command of our client's.
+    """
+    cdef bytes word
+    cdef bytes text
+    cdef char *out
+    cdef Py_ssize_t size = 2 + len(words) - 1
+    for word in words:
+        if word is None:
+            raise TypeError("a word is bytes")
+        if has_line_end(PyBytes_AS_STRING(word), PyBytes_GET_SIZE(word)):
+            raise ValueError("a line end inside a command")
+        size += PyBytes_GET_SIZE(word)
+    if not words:
+        raise ValueError("no command")
+    text = PyBytes_FromStringAndSize(NULL, size)
+    out = PyBytes_AS_STRING(text)
+    for word in words:
+        memcpy(out, PyBytes_AS_STRING(word), PyBytes_GET_SIZE(word))
+        out += PyBytes_GET_SIZE(word)
+        out[0] = b' '
+        out += 1
+    (out - 1)[0] = b'\r'
+    out[0] = b'\n'
+    return text
+
+
+cdef bint has_line_end(const char *p, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        if p[i] == b'\r' or p[i] == b'\n' or p[i] == 0:
+            return True
+    return False

@@ -73,11 +73,22 @@ class FakeShard:
             self.acked = wire.read_ack(packet)
 
     def say(self, job: Job, *outcomes: Outcome | Damaged) -> None:
-        self.count += 1
+        """One packet for those that are delivered, one for the others."""
         batch = [
             Result(job.place, one, outcome) for one, outcome in zip(job.recipients, outcomes, strict=True)
         ]
-        self.line.send(wire.results(self.count, batch))
+        named = [
+            (job.place.epoch, job.place.offset, one.recipient)
+            for one in batch
+            if isinstance(one.outcome, Delivered)
+        ]
+        others = [one for one in batch if not isinstance(one.outcome, Delivered)]
+        if named:
+            self.count += 1
+            self.line.send(wire.delivered(self.count, named))
+        if others:
+            self.count += 1
+            self.line.send(wire.results(self.count, others))
 
     async def job(self, count: int = 1) -> Job:
         """The latest, when there are so many."""

@@ -95,6 +95,20 @@ class _Batch:
             done(cast("list[Outcome | Damaged]", mine))
 
 
+class _One:
+    """The same for a single recipient."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self, done: Done) -> None:
+        self._done: Done | None = done
+
+    def settle(self, places: Sequence[int], outcomes: Sequence[Outcome | Damaged]) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(outcomes)
+
+
 class Deliverer:
     """See the module's text.
 
@@ -178,14 +192,17 @@ class Deliverer:
     def put(self, stored: Stored, recipients: Sequence[Recipient], dest: str | Route, done: Done) -> None:
         """The same without a coroutine: done(outcomes) is called once, perhaps from within."""
         now = self.now()
-        batch = _Batch(len(recipients), done)
+        batch: _Batch | _One
         if len(recipients) == 1:
+            batch = _One(done)
             recipient = recipients[0]
             route = dest if isinstance(dest, Route) else self._route(stored, recipient, dest)
             known = self._known.get(_key(route, recipient.domain))
             if known is not None and known.until_s > now and known.site is not None:
                 self._put_one(known.site, batch, stored, recipients, _FIRST, route, now)
                 return
+        else:
+            batch = _Batch(len(recipients), done)
         wanted: dict[tuple[Route, bytes], list[int]] = {}
         for place, recipient in enumerate(recipients):
             route = dest if isinstance(dest, Route) else self._route(stored, recipient, dest)
@@ -205,7 +222,7 @@ class Deliverer:
 
     async def _find_first(
         self,
-        batch: _Batch,
+        batch: _Batch | _One,
         stored: Stored,
         recipients: Sequence[Recipient],
         wanted: dict[tuple[Route, bytes], list[int]],
@@ -224,7 +241,7 @@ class Deliverer:
 
     def _hand_out(
         self,
-        batch: _Batch,
+        batch: _Batch | _One,
         stored: Stored,
         recipients: Sequence[Recipient],
         known: Sequence[tuple[Route, list[int], _Known]],
@@ -249,7 +266,7 @@ class Deliverer:
     def _put_one(
         self,
         site: Site,
-        batch: _Batch,
+        batch: _Batch | _One,
         stored: Stored,
         recipients: Sequence[Recipient],
         places: Sequence[int],

@@ -402,7 +402,11 @@ class Desk:
 
     def _hear_shard(self, caller: Caller, packet: bytes) -> None:
         word = packet[0]
-        if word == wire.RESULTS and caller.acks is not None:
+        if word == wire.DELIVERED and caller.acks is not None:
+            number, named = wire.read_delivered(packet)
+            self._dispatcher.delivered_by(caller.number, named, caller.acks.take(number))
+            self.pump_soon()
+        elif word == wire.RESULTS and caller.acks is not None:
             number, batch = wire.read_results(packet)
             self._dispatcher.results(caller.number, batch, caller.acks.take(number))
             self.pump_soon()

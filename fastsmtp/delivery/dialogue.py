@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from fastsmtp import errors, reply
 from fastsmtp._parser import NextHopReply
+from fastsmtp._stuff import command_of
 from fastsmtp.delivery.identity import Identity, xclient_command, xforward_commands
 from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
 from fastsmtp.message import Envelope, Recipient
@@ -97,13 +98,13 @@ class Dialogue:
     def _hello(self, name: bytes = b"") -> Script[None]:
         name = name or self._hostname
         verb = b"LHLO" if self.is_lmtp else b"EHLO"
-        (answer,) = yield Ask(line([verb, name]), 1)
+        (answer,) = yield Ask(command_of([verb, name]), 1)
         if answer.code == 250:
             self.extensions = _extensions(answer.lines[1:])
             return
         self.extensions = {}
         if answer.code >= 500 and not self.is_lmtp:
-            (answer,) = yield Ask(line([b"HELO", name]), 1)
+            (answer,) = yield Ask(command_of([b"HELO", name]), 1)
             if answer.code == 250:
                 return
         raise errors.NextHopDown(f"answered our {verb.decode()} with {shown(answer)}")
@@ -196,7 +197,10 @@ class Dialogue:
         return None
 
     def mail(self, envelope: Envelope, size_bytes: int, body: bytes) -> bytes:
-        """MAIL with what the next hop offers.  size_bytes 0: not known;  body  b"", 7BIT or 8BITMIME."""
+        """MAIL with what the next hop offers.  size_bytes 0: not known;  body  b"", 7BIT or 8BITMIME.
+
+        Raises ValueError for an address that can't stand in a command; so does rcpt().
+        """
         extensions = self.extensions
         words = [b"MAIL FROM:<%b>" % envelope.sender]
         if size_bytes and b"SIZE" in extensions:
@@ -210,7 +214,7 @@ class Dialogue:
                 words.append(b"RET=" + envelope.ret)
             if envelope.envid:
                 words.append(b"ENVID=" + envelope.envid)
-        return line(words)
+        return command_of(words)
 
     def rcpt(self, recipient: Recipient) -> bytes:
         words = [b"RCPT TO:<%b>" % recipient.address]
@@ -219,15 +223,7 @@ class Dialogue:
                 words.append(b"NOTIFY=" + b",".join(recipient.notify))
             if recipient.orcpt:
                 words.append(b"ORCPT=" + recipient.orcpt)
-        return line(words)
-
-
-def line(words: Sequence[bytes]) -> bytes:
-    """A command line.  ValueError for a line end inside: it would be a command of our client's."""
-    text = b" ".join(words)
-    if b"\r" in text or b"\n" in text or b"\0" in text:
-        raise ValueError("a line end inside a command")
-    return text + b"\r\n"
+        return command_of(words)
 
 
 def outcome(answer: NextHopReply) -> Outcome:

@@ -25,7 +25,7 @@ from fastsmtp.delivery.outcome import Delivered, Failed, Retry
 from fastsmtp.delivery.sites import Sites
 from fastsmtp.delivery.wire import RECIPIENTS
 from fastsmtp.queue.done import Outcome as Done
-from fastsmtp.queue.done import pack
+from fastsmtp.queue.done import pack, pack_all
 from fastsmtp.queue.keeper import Arrived, Keeper, Kept, Message
 from fastsmtp.queue.place import Place
 from fastsmtp.queue.row import Key, Row, State, site_of
@@ -256,46 +256,62 @@ class Dispatcher:
     def _shard_of(self, job: Job) -> int:
         return self.sites.shard_of(job.site)
 
-    def results(self, shard: int, batch: Sequence[Result], settled: Callable[[], object]) -> None:
-        """What became of recipients.  settled() is called when all of it is durable, perhaps after a while."""
+    def delivered_by(self, shard: int, named: Iterable[Named], settled: Callable[[], object]) -> None:
+        """These recipients are delivered, and that is all.  settled() is called when it is durable."""
         keeper = self.keeper
-        entries: dict[int, list[bytes]] = {}
-        cases: list[Case] = []
+        over: dict[int, list[Named]] = {}
         keys: list[Key] = []
-        over: list[tuple[Kept, int]] = []
         pinned = self._the_cases().pinned
-        countdown = _Countdown(settled)
-        for place, recipient, outcome in batch:
-            epoch, offset = place.epoch, place.offset
-            sent = self._sent.pop((epoch, offset, recipient), None)
+        for one in named:
+            sent = self._taken(shard, one)
             if sent is None:
-                # Told twice, or of a job that an earlier dispatcher gave: not finished by us, so it is still to come.
-                self._held[shard].discard((epoch, offset, recipient))
                 continue
-            job = sent.job
-            sent.left -= 1
-            if not sent.left:
-                self.sites.over(job)
+            epoch, offset, recipient = one
+            over.setdefault(epoch, []).append(one)
+            if self._rows or pinned:
+                key = Key(sent.job.place.number, epoch, offset, recipient)
+                if self._rows.pop(key, None) is not None or key in pinned:
+                    keys.append(key)
+        for epoch, some in over.items():
+            self.delivered += len(some)
+            keeper.log.add_entries(epoch, pack_all(some, Done.DELIVERED))
+        for epoch, some in over.items():
             kept = keeper.segments[epoch]
-            if type(outcome) is Delivered:
-                self.delivered += 1
-                entries.setdefault(epoch, []).append(pack(epoch, offset, recipient, Done.DELIVERED))
-                over.append((kept, offset))
-                if self._rows or pinned:
-                    key = Key(place.number, epoch, offset, recipient)
-                    if self._rows.pop(key, None) is not None or key in pinned:
-                        keys.append(key)
-            else:
-                self.delivered += type(outcome) is Told
-                cases.append(self._case(kept, job, recipient, outcome, countdown.add()))
-        for epoch, some in entries.items():
-            keeper.log.add_entries(epoch, b"".join(some))
-        for kept, offset in over:
-            self.gone(kept, offset)
-        keeper.afterwards(countdown.add())
+            for _, offset, _ in some:
+                self.gone(kept, offset)
+        keeper.afterwards(settled)
         if keys:
             cases_of = self._the_cases()
             keeper.afterwards(lambda: cases_of.finished(keys))
+
+    def _taken(self, shard: int, named: Named) -> _Sent | None:
+        """The job of a recipient that is over; None for what was told twice."""
+        sent = self._sent.pop(named, None)
+        if sent is None:
+            # Or of a job that an earlier dispatcher gave: not finished by us, so it is still to come.
+            self._held[shard].discard(named)
+            return None
+        sent.left -= 1
+        if not sent.left:
+            self.sites.over(sent.job)
+        return sent
+
+    def results(self, shard: int, batch: Sequence[Result], settled: Callable[[], object]) -> None:
+        """What else became of recipients.  settled() is called when all of it is durable, perhaps after a while.
+
+        Raises ValueError for what is delivered: that is said by delivered_by().
+        """
+        if any(type(result.outcome) is Delivered for result in batch):
+            raise ValueError("what is delivered is no result to work on")
+        cases: list[Case] = []
+        countdown = _Countdown(settled)
+        for place, recipient, outcome in batch:
+            sent = self._taken(shard, (place.epoch, place.offset, recipient))
+            if sent is not None:
+                self.delivered += type(outcome) is Told
+                kept = self.keeper.segments[place.epoch]
+                cases.append(self._case(kept, sent.job, recipient, outcome, countdown.add()))
+        self.keeper.afterwards(countdown.add())
         self._pass_on(cases)
         countdown.start()
 

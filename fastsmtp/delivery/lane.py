@@ -179,7 +179,8 @@ class Lane(Link):
     def go(self) -> None:
         """Take messages for as long as there are any."""
         while self.current is None and self.error is None and self._task is None:
-            if self.is_spent:
+            times = self._times
+            if self.served >= times.messages_per_connection or self._loop.time() - self.born_s >= times.age_s:
                 self.quit()
                 return
             pending = self._crew.next_for(self)
@@ -188,11 +189,6 @@ class Lane(Link):
                 return
             self.is_reused = self.served > 0
             self._start(pending)
-
-    @property
-    def is_spent(self) -> bool:
-        times = self._times
-        return self.served >= times.messages_per_connection or self._loop.time() - self.born_s >= times.age_s
 
     def given_up(self) -> list[tuple[Pending, Transaction]]:
         """What was under way when the connection ended, the oldest first; forgotten here."""

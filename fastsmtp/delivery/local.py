@@ -56,8 +56,13 @@ class Deliveries:
 
     def put(self, stored: Stored, recipients: Sequence[Recipient], dest: str, done: Done) -> None:
         sender, listener = stored.envelope.sender, stored.origins.listener
+        if len(recipients) == 1:
+            self._put(
+                stored, recipients, self._routing.find(sender, recipients[0].domain, listener, dest), done
+            )
+            return
         routes = [self._routing.find(sender, one.domain, listener, dest) for one in recipients]
-        if len(routes) == 1 or all(route is routes[0] for route in routes):
+        if all(route is routes[0] for route in routes):
             self._put(stored, recipients, routes[0], done)
             return
         groups: dict[Route, list[int]] = {}

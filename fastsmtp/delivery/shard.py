@@ -19,6 +19,7 @@ from fastsmtp.delivery.meters import DeliveryMeter
 from fastsmtp.delivery.outcome import Delivered, Outcome, Retry
 from fastsmtp.delivery.stored import Reader, StoredMessage
 from fastsmtp.log import Log, log_defect
+from fastsmtp.message import Recipient
 from fastsmtp.queue import frames
 from fastsmtp.queue.line import Line, connect
 
@@ -59,6 +60,8 @@ class Shard:
         self._tidying: asyncio.TimerHandle | None = None
         self._jobs: dict[int, Job] = {}
         self._number_of_job = 0
+        # Since the last packet: what was delivered, by its name, and all else.
+        self._delivered: list[tuple[int, int, int]] = []
         self._fresh: list[Result] = []
         self._sent: deque[tuple[int, bytes, list[tuple[int, int, int]]]] = deque()
         self._results = 0
@@ -91,6 +94,7 @@ class Shard:
             for job in self._jobs.values()
             for recipient in job.recipients
         ]
+        held += self._delivered
         held += [(one.place.epoch, one.place.offset, one.recipient) for one in self._fresh]
         held += [named for _, _, names in self._sent for named in names]
         for packet in wire.held(held):
@@ -175,10 +179,16 @@ class Shard:
         if self._jobs.pop(number, None) is None or self._is_closed:
             return
         took_ms = round((self._loop.time() - began_s) * 1000)
+        place = job.place
         for recipient, outcome in zip(job.recipients, outcomes, strict=True):
             if stored is not None and not isinstance(outcome, Damaged):
                 self._tell(job, stored, recipient, outcome, took_ms)
-            self._fresh.append(Result(job.place, recipient, _for_sender(job, stored, recipient, outcome)))
+                if type(outcome) is Delivered and not _is_for_sender(
+                    outcome, stored.envelope.recipients[recipient]
+                ):
+                    self._delivered.append((place.epoch, place.offset, recipient))
+                    continue
+            self._fresh.append(Result(place, recipient, _for_sender(job, outcome)))
         if self._meter is not None:
             age_s = 0.0 if stored is None else max(time.time() - stored.accepted_ms / 1000, 0.0)
             self._meter.attempted(job.deliver, outcomes, age_s)
@@ -192,57 +202,67 @@ class Shard:
         log_defect(self._log, error, id="" if stored is None else stored.id, what="delivery")
 
     def _tell(self, job: Job, stored: StoredMessage, recipient: int, outcome: Outcome, took_ms: int) -> None:
-        envelope, hop = stored.envelope, outcome.hop
-        fields: dict[str, object] = {
-            "id": stored.id,
-            "from_": envelope.sender,
-            "rcpt": envelope.recipients[recipient].address,
-            "deliver": job.deliver,
-            "remote": outcome.remote or None,
-            "source": outcome.source or None,
-            "tls": hop.tls if hop is not None and hop.tls else None,
-            "cipher": hop.cipher if hop is not None and hop.cipher else None,
-            "attempt": job.attempt,
-            "took_ms": took_ms,
-        }
+        envelope, hop, log = stored.envelope, outcome.hop, self._log
+        tls = cipher = None
+        if hop is not None and hop.tls:
+            tls, cipher = hop.tls, hop.cipher or None
+        address = envelope.recipients[recipient].address
         if isinstance(outcome, Delivered):
-            self._log.line("delivered", said=outcome.said, size=stored.size_bytes, **fields)
+            log.line(
+                "delivered", id=stored.id, from_=envelope.sender, rcpt=address, deliver=job.deliver,
+                remote=outcome.remote or None, source=outcome.source or None, tls=tls, cipher=cipher,
+                attempt=job.attempt, took_ms=took_ms, said=outcome.said, size=stored.size_bytes,
+            )  # fmt: skip
             return
         answer = outcome.reply
-        event = "deferred" if isinstance(outcome, Retry) else "bounced"
-        self._log.line(event, code=answer.code, enhanced=answer.enhanced, reason=outcome.reason, **fields)
+        log.line(
+            "deferred" if isinstance(outcome, Retry) else "bounced", id=stored.id, from_=envelope.sender,
+            rcpt=address, deliver=job.deliver, remote=outcome.remote or None, source=outcome.source or None,
+            tls=tls, cipher=cipher, attempt=job.attempt, took_ms=took_ms, code=answer.code,
+            enhanced=answer.enhanced, reason=outcome.reason,
+        )  # fmt: skip
 
     def _flush(self) -> None:
         """Send what is known; all of one turn of the loop together."""
         self._is_flushing = False
+        done, self._delivered = self._delivered, []
+        for start in range(0, len(done), wire.NAMED_MOST):
+            named = done[start : start + wire.NAMED_MOST]
+            self._send(wire.delivered(self._next_number(), named), named)
+        fresh, self._fresh = self._fresh, []
         batch: list[Result] = []
         size = 0
-        for result in self._fresh:
+        for result in fresh:
             one = wire.size_of(result)
             if size + one > wire.FULL_BYTES:
-                self._send(batch)
+                self._send_results(batch)
                 batch, size = [], 0
             batch.append(result)
             size += one
-        self._fresh = []
         if batch:
-            self._send(batch)
+            self._send_results(batch)
 
-    def _send(self, batch: list[Result]) -> None:
-        self._results = self._results + 1 & 0xFFFF_FFFF
-        packet = wire.results(self._results, batch)
+    def _send_results(self, batch: list[Result]) -> None:
         names = [(one.place.epoch, one.place.offset, one.recipient) for one in batch]
+        self._send(wire.results(self._next_number(), batch), names)
+
+    def _next_number(self) -> int:
+        self._results = self._results + 1 & 0xFFFF_FFFF
+        return self._results
+
+    def _send(self, packet: bytes, names: list[tuple[int, int, int]]) -> None:
         self._sent.append((self._results, packet, names))
         if self._line is not None:
             self._line.send(packet)
 
 
-def _for_sender(
-    job: Job, stored: StoredMessage | None, recipient: int, outcome: Outcome | Damaged
-) -> Outcome | Damaged | Told:
+def _is_for_sender(outcome: Delivered, recipient: Recipient) -> bool:
     """Who asked to be told of success is told by us, unless the next hop does it (RFC 3461 section 5.2.2)."""
-    if stored is None or not isinstance(outcome, Delivered) or outcome.has_dsn:
-        return outcome
-    if b"SUCCESS" not in stored.envelope.recipients[recipient].notify:
+    return bool(recipient.notify) and b"SUCCESS" in recipient.notify and not outcome.has_dsn
+
+
+def _for_sender(job: Job, outcome: Outcome | Damaged) -> Outcome | Damaged | Told:
+    """What is not simply delivered, as the dispatcher hears it."""
+    if not isinstance(outcome, Delivered):
         return outcome
     return Told(outcome, job.deliver.startswith(("mx", "smtp:", "qmail-queue")))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 from fastsmtp import errors
@@ -56,10 +55,12 @@ class Reader:
         """The whole record, its header included.  Raises OSError, errors.QueueDamaged."""
         number, epoch, offset, size_bytes = place
         fd = self._descriptor(number)
-        with suppress(OSError):
+        try:
             data: bytes = self._system.pread(fd, HEADER_BYTES + size_bytes, offset)
-            if len(data) == HEADER_BYTES + size_bytes and holds(data, epoch, offset):
-                return data
+        except OSError:
+            data = b""
+        if len(data) == HEADER_BYTES + size_bytes and holds(data, epoch, offset):
+            return data
         # Once more with patience: a read that was cut short, a block of the disk that can't be read.
         return read_whole(self._system, fd, place, self._store.path(number))
 
@@ -128,7 +129,10 @@ class StoredMessage:
 
     @property
     def size_bytes(self) -> int:
-        return self._message.body_bytes - sum(length for _, length in self._message.cuts)
+        message = self._message
+        if not message.cuts:
+            return message.body_bytes
+        return message.body_bytes - sum(length for _, length in message.cuts)
 
     @property
     def tail(self) -> bytes:

@@ -1,6 +1,7 @@
 """What the dispatcher and a shard say to each other; docs/queue.md, "The shards' line".
 
-    shard -> dispatcher   hello (queue/frames.py), HELD*, READY, then RESULTS with rising numbers; CLOSING: no more
+    shard -> dispatcher   hello (queue/frames.py), HELD*, READY, then DELIVERED and RESULTS with rising numbers;
+                          CLOSING: no more
     dispatcher -> shard   JOBS; ACK: results up to this number are safe, forget them; WAKE: try sites that pause
 
 A recipient of a record is named by (epoch, offset, recipient), which stays true
@@ -26,6 +27,7 @@ READY = 35
 RESULTS = 36
 CLOSING = 37
 WAKE = 38
+DELIVERED = 39
 
 # A packet is filled up to here; PACKET_BYTES of queue/line.py is the most that one may have.
 FULL_BYTES = 24_000
@@ -34,11 +36,14 @@ TEXT_BYTES = 1_000
 # Recipients of one job: RFC 5321 section 4.5.3.1.8 lets every server take so many.
 RECIPIENTS = 100
 
-_DELIVERED, _RETRY, _FAILED, _DAMAGED, _TOLD = 1, 2, 3, 4, 5
+_TAKEN, _RETRY, _FAILED, _DAMAGED, _TOLD = 1, 2, 3, 4, 5
 
 _JOB = struct.Struct("<QQIIHHHH")
 _NUMBER = struct.Struct("<BI")
 _NAMED = struct.Struct("<QII")
+_RECIPIENT = struct.Struct("<I")
+# Of these in a packet.
+NAMED_MOST = FULL_BYTES // _NAMED.size
 # number, epoch, offset, size; recipient, kind, may have arrived or is relayed, code; lengths of the texts
 _RESULT = struct.Struct("<QQIIIBBH5H")
 
@@ -47,13 +52,17 @@ def jobs(batch: Iterable[Job]) -> Iterator[bytes]:
     """Packets with these jobs."""
     parts = [bytes((JOBS,))]
     size = 1
-    for job in batch:
-        deliver = job.deliver.encode()
-        domain = job.site[3:].encode() if job.deliver == "mx" else b""
-        part = b"".join((
-            _JOB.pack(*job.place, job.attempt, len(job.recipients), len(deliver), len(domain)),
-            struct.pack(f"<{len(job.recipients)}I", *job.recipients), deliver, domain,
-        ))  # fmt: skip
+    words: dict[str, tuple[bytes, bytes]] = {}
+    for (number, epoch, offset, bytes_), deliver, site, recipients, attempt in batch:
+        known = words.get(site)
+        if known is None:
+            known = words[site] = deliver.encode(), site[3:].encode() if deliver == "mx" else b""
+        there, domain = known
+        head = _JOB.pack(number, epoch, offset, bytes_, attempt, len(recipients), len(there), len(domain))
+        if len(recipients) == 1:
+            part = head + _RECIPIENT.pack(recipients[0]) + there + domain
+        else:
+            part = head + struct.pack(f"<{len(recipients)}I", *recipients) + there + domain
         if size + len(part) > FULL_BYTES:
             yield b"".join(parts)
             parts, size = [bytes((JOBS,))], 1
@@ -64,19 +73,22 @@ def jobs(batch: Iterable[Job]) -> Iterator[bytes]:
 
 
 def read_jobs(packet: bytes) -> Iterator[Job]:
-    at = 1
-    while at < len(packet):
-        number, epoch, offset, size, attempt, count, deliver_bytes, domain_bytes = _JOB.unpack_from(
-            packet, at
-        )
+    at, end = 1, len(packet)
+    sites: dict[tuple[bytes, int], tuple[str, str]] = {}
+    while at < end:
+        number, epoch, offset, size, attempt, count, there, domain = _JOB.unpack_from(packet, at)
         at += _JOB.size
-        recipients = struct.unpack_from(f"<{count}I", packet, at)
+        recipients = (
+            _RECIPIENT.unpack_from(packet, at) if count == 1 else struct.unpack_from(f"<{count}I", packet, at)
+        )
         at += 4 * count
-        deliver = packet[at : at + deliver_bytes].decode()
-        at += deliver_bytes
-        domain = packet[at : at + domain_bytes].decode()
-        at += domain_bytes
-        yield Job(Place(number, epoch, offset, size), deliver, site_of(deliver, domain), recipients, attempt)
+        words = packet[at : at + there + domain], there
+        at += there + domain
+        known = sites.get(words)
+        if known is None:
+            deliver = words[0][:there].decode()
+            known = sites[words] = deliver, site_of(deliver, words[0][there:].decode())
+        yield Job(Place(number, epoch, offset, size), *known, recipients, attempt)
 
 
 def ack(number: int) -> bytes:
@@ -102,13 +114,26 @@ def read_ack(packet: bytes) -> int:
 
 def held(named: Sequence[tuple[int, int, int]]) -> Iterator[bytes]:
     """Packets with (epoch, offset, recipient) of what the shard is working on."""
-    most = FULL_BYTES // _NAMED.size
-    for start in range(0, len(named), most):
-        yield bytes((HELD,)) + b"".join(_NAMED.pack(*one) for one in named[start : start + most])
+    for start in range(0, len(named), NAMED_MOST):
+        yield bytes((HELD,)) + b"".join([_NAMED.pack(*one) for one in named[start : start + NAMED_MOST]])
 
 
 def read_held(packet: bytes) -> Iterator[tuple[int, int, int]]:
     return _NAMED.iter_unpack(packet[1:])
+
+
+def delivered(number: int, named: Sequence[tuple[int, int, int]]) -> bytes:
+    """One packet: the (epoch, offset, recipient) of what was delivered, and nobody wants to hear more of.
+
+    The caller sees to it that there are at most NAMED_MOST.
+    """
+    return _NUMBER.pack(DELIVERED, number) + b"".join([_NAMED.pack(*one) for one in named])
+
+
+def read_delivered(packet: bytes) -> tuple[int, Iterator[tuple[int, int, int]]]:
+    """Raises struct.error for what is none."""
+    number: int = _NUMBER.unpack_from(packet)[1]
+    return number, _NAMED.iter_unpack(packet[_NUMBER.size :])
 
 
 def results(number: int, batch: Sequence[Result]) -> bytes:
@@ -124,7 +149,7 @@ def _encode(result: Result) -> bytes:
     outcome = result.outcome
     code, flags, texts = 0, 0, ["", "", "", "", ""]
     if isinstance(outcome, Delivered):
-        kind = _DELIVERED
+        kind = _TAKEN
         texts = ["", outcome.said, "", outcome.remote, outcome.source]
     elif isinstance(outcome, Told):
         kind, flags = _TOLD, int(outcome.is_relayed)
@@ -174,7 +199,7 @@ def read_results(packet: bytes) -> tuple[int, list[Result]]:
 
 def _outcome(kind: int, flags: int, code: int, texts: list[str]) -> Outcome | Damaged | Told:
     enhanced, text, reason, remote, source = texts
-    if kind == _DELIVERED:
+    if kind == _TAKEN:
         return Delivered(text, remote, source)
     if kind == _TOLD:
         return Told(Delivered(text, remote, source, enhanced), bool(flags))

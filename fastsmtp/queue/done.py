@@ -53,6 +53,12 @@ def pack(epoch: int, offset: int, recipient: int, outcome: Outcome) -> bytes:
     return _ENTRY.pack(epoch, offset, recipient, outcome)
 
 
+def pack_all(named: Iterable[tuple[int, int, int]], outcome: Outcome) -> bytes:
+    """The same for all of these (epoch, offset, recipient), which are of one mail segment."""
+    how = int(outcome)
+    return b"".join([_ENTRY.pack(epoch, offset, recipient, how) for epoch, offset, recipient in named])
+
+
 # By number; calling the enumeration costs five times as much.
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 

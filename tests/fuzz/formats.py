@@ -168,6 +168,9 @@ def packets(data: bytes) -> None:
         named = list(wire.read_held(data))
         assert b"".join(packet[1:] for packet in wire.held(named)) == data[1:]
     with suppress(struct.error):
+        number, delivered = wire.read_delivered(data)
+        assert wire.delivered(number, list(delivered))[1:] == data[1:]
+    with suppress(struct.error):
         wire.read_ack(data)
     with suppress(ValueError, struct.error):
         jobs = list(wire.read_jobs(data))

@@ -6,8 +6,9 @@ import pytest
 
 from fastsmtp import errors, reply
 from fastsmtp._parser import NextHopReply, ReplyParser
+from fastsmtp._stuff import command_of
 from fastsmtp.address import Address
-from fastsmtp.delivery.dialogue import Ask, Dialogue, Script, Started, line, outcome
+from fastsmtp.delivery.dialogue import Ask, Dialogue, Script, Started, outcome
 from fastsmtp.delivery.identity import (
     UNAVAILABLE,
     Identity,
@@ -88,7 +89,7 @@ def test_no_address_becomes_a_command(address: bytes) -> None:
     with pytest.raises(ValueError, match="line end"):
         next(opened().start(Envelope(address, b""), TWO))
     with pytest.raises(ValueError, match="line end"):
-        line([b"RCPT TO:<%b>" % address])
+        command_of([b"RCPT TO:<%b>" % address])
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_a_failure_is_reported_before_it_is_forgotten(tmp_path: pathlib.Path) ->
         assert b"no@example.net" in text
         assert b"yes@example.net" not in text
         shard.say(report, YES)
-        await until(lambda: shard.acked == 2)
+        await until(lambda: shard.acked == shard.count)
         await queue.leave(journal)
         await owner.close()
         assert queue.told("report")[0]["about"] == "A"
@@ -237,7 +237,7 @@ def test_a_segment_with_little_left_is_freed(tmp_path: pathlib.Path, monkeypatch
         first, second = await shard.job(), await shard.job(2)
         shard.say(first, YES, LATER)
         shard.say(second, YES)
-        await until(lambda: shard.acked == 2)
+        await until(lambda: shard.acked == shard.count)
         await queue.leave(journal)
         old = f"mail-{first.place.number:016x}"
         assert old in queue.segments()

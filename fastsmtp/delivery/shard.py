@@ -181,14 +181,14 @@ class Shard:
         took_ms = round((self._loop.time() - began_s) * 1000)
         place = job.place
         for recipient, outcome in zip(job.recipients, outcomes, strict=True):
+            found: Outcome | Damaged | Told = outcome
             if stored is not None and not isinstance(outcome, Damaged):
                 self._tell(job, stored, recipient, outcome, took_ms)
-                if type(outcome) is Delivered and not _is_for_sender(
-                    outcome, stored.envelope.recipients[recipient]
-                ):
-                    self._delivered.append((place.epoch, place.offset, recipient))
-                    continue
-            self._fresh.append(Result(place, recipient, _for_sender(job, outcome)))
+                found = _for_sender(job, stored.envelope.recipients[recipient], outcome)
+            if type(found) is Delivered:
+                self._delivered.append((place.epoch, place.offset, recipient))
+            else:
+                self._fresh.append(Result(place, recipient, found))
         if self._meter is not None:
             age_s = 0.0 if stored is None else max(time.time() - stored.accepted_ms / 1000, 0.0)
             self._meter.attempted(job.deliver, outcomes, age_s)
@@ -256,13 +256,10 @@ class Shard:
             self._line.send(packet)
 
 
-def _is_for_sender(outcome: Delivered, recipient: Recipient) -> bool:
+def _for_sender(job: Job, recipient: Recipient, outcome: Outcome) -> Outcome | Told:
     """Who asked to be told of success is told by us, unless the next hop does it (RFC 3461 section 5.2.2)."""
-    return bool(recipient.notify) and b"SUCCESS" in recipient.notify and not outcome.has_dsn
-
-
-def _for_sender(job: Job, outcome: Outcome | Damaged) -> Outcome | Damaged | Told:
-    """What is not simply delivered, as the dispatcher hears it."""
-    if not isinstance(outcome, Delivered):
+    if not recipient.notify or b"SUCCESS" not in recipient.notify:
+        return outcome
+    if not isinstance(outcome, Delivered) or outcome.has_dsn:
         return outcome
     return Told(outcome, job.deliver.startswith(("mx", "smtp:", "qmail-queue")))

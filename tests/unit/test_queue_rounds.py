@@ -143,15 +143,13 @@ TOLD = [
 def test_success_is_told_where_nobody_else_does(
     deliver: str, notify: tuple[bytes, ...], has_dsn: bool, is_relayed: bool | None
 ) -> None:
-    stored: Any = type("Stored", (), {})()
-    stored.envelope = message("ID", "ann@there.example").envelope
-    stored.envelope.recipients = [Recipient(b"ann@there.example", b"there.example", notify)]
+    ann = Recipient(b"ann@there.example", b"there.example", notify)
     job = Job(Place(1, 2, 4096, 10), deliver, deliver, (0,), 1)
     arrived = Delivered("Ok", "mx [192.0.2.1]", "a", "2.0.0", has_dsn=has_dsn)
-    found = _for_sender(job, stored, 0, arrived)
+    found = _for_sender(job, ann, arrived)
     assert found == (arrived if is_relayed is None else Told(arrived, is_relayed))
     later = Retry(Reply(451, "4.3.0", "later"), "later")
-    assert _for_sender(job, stored, 0, later) is later
+    assert _for_sender(job, ann, later) is later
 
 
 @pytest.mark.parametrize("is_relayed", [False, True])

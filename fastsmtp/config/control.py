@@ -240,6 +240,7 @@ class _Reader:
         origin = f"{self.path} (a qmail home)"
         for key, value in (
             ("user", USER),
+            ("compatible", True),
             ("deliver.default", f"qmail-queue:{os.path.join(self.path, 'bin/qmail-queue')}"),
             ("deliver.queue", False),
             ("relay.networks", []),

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -179,7 +181,7 @@ class Dialer:
                     if self.log is not None:
                         self.log.line("source_restored", source=source.name)
                 try:
-                    await loop.sock_connect(sock, (target.address, target.port))
+                    await connect(sock, (target.address, target.port), loop)
                     await loop.create_connection(lambda: lane, sock=sock)
                 except BaseException:
                     sock.close()
@@ -217,3 +219,27 @@ class Dialer:
         ssl_object = transport.get_extra_info("ssl_object")
         protocol = "" if ssl_object is None else ssl_object.version() or ""
         return hop._replace(tls=protocol, cipher=cipher[0], is_verified=rule.mode == "verified")
+
+
+async def connect(sock: socket.socket, place: tuple[str, int], loop: asyncio.AbstractEventLoop) -> None:
+    """Connect a socket that doesn't block to an address in figures.  Raises OSError.
+
+    loop.sock_connect has even such an address looked up by a thread: twice the price of a connection.
+    """
+    error = sock.connect_ex(place)
+    if error in (errno.EINPROGRESS, errno.EINTR):
+        writable = loop.create_future()
+        descriptor = sock.fileno()
+        loop.add_writer(descriptor, _set, writable)
+        try:
+            await writable
+        finally:
+            loop.remove_writer(descriptor)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -30,6 +30,8 @@ SESSIONS_MAX = 1_000
 # For the peer's close_notify behind QUIT, which many never send; in seconds.
 SHUTDOWN_S = 3.0
 FAILURES_MAX = 10_000
+# Of what is decrypted, taken at once: a record of TLS (RFC 8446 section 5.1).
+READ_BYTES = 16_384
 
 
 class TlsRule(NamedTuple):
@@ -77,6 +79,39 @@ class ClientContext(ssl.SSLContext):
                 self.sessions.popitem(last=False)
 
 
+class Decrypted(asyncio.BufferedProtocol):
+    """Stands between a TLS transport and its protocol, and has what is decrypted written into a small buffer.
+
+    Without it uvloop makes one of 256 KiB for each read, which the kernel has to map and unmap.
+
+    buffer   of the process: what is in it is the protocol's at once
+    """
+
+    __slots__ = ("_buffer", "_protocol")
+
+    def __init__(self, protocol: asyncio.Protocol, buffer: memoryview) -> None:
+        self._protocol = protocol
+        self._buffer = buffer
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._protocol.data_received(bytes(self._buffer[:nbytes]))
+
+    def eof_received(self) -> bool | None:
+        return self._protocol.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+
 class OutgoingTls:
     """The client's side of TLS in one process.
 
@@ -87,6 +122,7 @@ class OutgoingTls:
         self._remote = remote
         self._contexts: dict[tuple[bool, str], ClientContext] = {}
         self._failures: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self.context(TlsRule("opportunistic"))
 
     def context(self, rule: TlsRule) -> ClientContext:
@@ -139,7 +175,7 @@ class OutgoingTls:
         try:
             raised = await asyncio.get_running_loop().start_tls(
                 transport,
-                protocol,
+                Decrypted(protocol, self._buffer),
                 context,
                 server_hostname=name,
                 ssl_handshake_timeout=timeout_s,

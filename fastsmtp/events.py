@@ -56,7 +56,6 @@ FIELDS: dict[str, str] = {
     "found": "value that was found",
     "took_ms": "milliseconds since the session, the message, or what the event is about, began",
     "file": "path of a file",
-    "entries": "entries of a list",
     "signal": "signal that ended a process",
     "status": "exit status of a process",
     "delay_s": "seconds until the next attempt, or until the reply",
@@ -87,6 +86,14 @@ class Event(NamedTuple):
     fields: tuple[str, ...]
 
 
+# Of a refusal, and of an attempt to deliver; what one of them may say, all may.
+_REFUSED = (
+    "id", "client", "listener", "stage", "code", "enhanced", "reason", "helo", "name", "from", "rcpt", "score",
+)  # fmt: skip
+_ATTEMPT = ("id", "from", "rcpt", "deliver", "remote", "source", "tls", "cipher", "attempt", "took_ms")
+_SLOW = ("id", "client", "listener", "code", "enhanced", "helo", "limit")
+_ENDED = ("pid", "reason", "took_ms", "signal", "status", "delay_s")
+
 EVENTS: dict[str, Event] = {
     # Mail.
     "message": Event(
@@ -113,57 +120,17 @@ EVENTS: dict[str, Event] = {
     "reject": Event(
         NOTICE,
         "Policy or the next hop said 5xx: to the client, a sender, a recipient or a message",
-        (
-            "id",
-            "client",
-            "listener",
-            "stage",
-            "code",
-            "enhanced",
-            "reason",
-            "helo",
-            "name",
-            "from",
-            "rcpt",
-            "score",
-        ),
+        _REFUSED,
     ),
     "defer": Event(
         NOTICE,
         "Policy, the next hop or a trouble of ours said 4xx",
-        (
-            "id",
-            "client",
-            "listener",
-            "stage",
-            "code",
-            "enhanced",
-            "reason",
-            "helo",
-            "name",
-            "from",
-            "rcpt",
-            "score",
-        ),
+        _REFUSED,
     ),
     "observe": Event(
         INFO,
         "A rule in mode observe would have refused, or begun to answer slowly",
-        (
-            "id",
-            "client",
-            "listener",
-            "stage",
-            "code",
-            "enhanced",
-            "reason",
-            "helo",
-            "name",
-            "from",
-            "rcpt",
-            "score",
-            "delay_s",
-        ),
+        (*_REFUSED, "delay_s"),
     ),
     "held_back": Event(
         INFO,
@@ -173,59 +140,17 @@ EVENTS: dict[str, Event] = {
     "delivered": Event(
         INFO,
         "A recipient's mail was taken by the next hop, or is in its mailbox",
-        (
-            "id",
-            "from",
-            "rcpt",
-            "deliver",
-            "remote",
-            "source",
-            "tls",
-            "cipher",
-            "said",
-            "attempt",
-            "size",
-            "took_ms",
-        ),
+        (*_ATTEMPT, "said", "size"),
     ),
     "deferred": Event(
         NOTICE,
         "A recipient's mail could not be delivered for now; it is tried again",
-        (
-            "id",
-            "from",
-            "rcpt",
-            "deliver",
-            "remote",
-            "source",
-            "tls",
-            "cipher",
-            "code",
-            "enhanced",
-            "reason",
-            "attempt",
-            "delay_s",
-            "took_ms",
-        ),
+        (*_ATTEMPT, "code", "enhanced", "reason", "delay_s"),
     ),
     "bounced": Event(
         NOTICE,
         "A recipient's mail can't be delivered; its sender is told, if there is one",
-        (
-            "id",
-            "from",
-            "rcpt",
-            "deliver",
-            "remote",
-            "source",
-            "tls",
-            "cipher",
-            "code",
-            "enhanced",
-            "reason",
-            "attempt",
-            "took_ms",
-        ),
+        (*_ATTEMPT, "code", "enhanced", "reason"),
     ),
     "report": Event(
         INFO,
@@ -269,7 +194,7 @@ EVENTS: dict[str, Event] = {
         ("found", "file", "reason"),
     ),
     "queue_failed": Event(
-        ERROR, "The disk refuses something that the queue needs; it is tried again", ("reason", "file")
+        ERROR, "The disk refuses something that the queue needs; it is tried again", ("reason",)
     ),
     "queue_full": Event(
         ERROR, "Less room than queue.free_bytes: clients get 452 at MAIL until there is more", ("limit",)
@@ -346,12 +271,12 @@ EVENTS: dict[str, Event] = {
     "timeout": Event(
         INFO,
         "The client was silent for too long and got 421",
-        ("id", "client", "listener", "code", "enhanced", "helo", "limit"),
+        _SLOW,
     ),
     "too_slow": Event(
         NOTICE,
         "The client sent a message more slowly than limits.minimum_bytes_per_s and got 421",
-        ("id", "client", "listener", "code", "enhanced", "helo", "limit"),
+        _SLOW,
     ),
     "proxy_refused": Event(
         NOTICE,
@@ -403,15 +328,15 @@ EVENTS: dict[str, Event] = {
     "overload": Event(
         WARNING,
         "New clients get 421, or the listener pauses: connections, memory or open files are used up",
-        ("client", "listener", "worker", "limit", "allowed", "found", "code", "enhanced", "reason"),
+        ("limit", "allowed", "found"),
     ),
-    "overload_end": Event(INFO, "The overload is over", ("listener", "worker", "limit", "found", "took_ms")),
+    "overload_end": Event(INFO, "The overload is over", ("limit", "found")),
     "log_dropped": Event(
-        WARNING, "So many lines were lost here, because nobody took them fast enough", ("lines", "worker")
+        WARNING, "So many lines were lost here, because nobody took them fast enough", ("lines",)
     ),
     # The server.
-    "start": Event(NOTICE, "The server starts", ("version", "pid", "workers", "file")),
-    "listening": Event(NOTICE, "A socket is bound and open", ("listener", "address", "tls")),
+    "start": Event(NOTICE, "The server starts", ("version", "pid", "workers")),
+    "listening": Event(NOTICE, "A socket is bound and open", ("listener", "address")),
     "ready": Event(
         NOTICE,
         "Every worker accepts connections",
@@ -422,7 +347,7 @@ EVENTS: dict[str, Event] = {
         "Something that the operator should know of the configuration",
         ("reason", "what"),
     ),
-    "stop": Event(NOTICE, "The server ends", ("pid", "reason", "signal", "took_ms")),
+    "stop": Event(NOTICE, "The server ends", ("pid", "signal")),
     "worker_start": Event(
         INFO,
         "A worker was started",
@@ -436,7 +361,7 @@ EVENTS: dict[str, Event] = {
     "worker_exit": Event(
         WARNING,
         "A worker ended",
-        ("worker", "pid", "reason", "took_ms", "signal", "status", "delay_s"),
+        ("worker", *_ENDED),
     ),
     "worker_stalled": Event(
         ERROR,
@@ -448,7 +373,7 @@ EVENTS: dict[str, Event] = {
     "aside_exit": Event(
         WARNING,
         "A process beside the workers ended, or could not be started",
-        ("what", "pid", "reason", "took_ms", "signal", "status", "delay_s"),
+        ("what", *_ENDED),
     ),
     "aside_stalled": Event(
         ERROR,
@@ -465,15 +390,15 @@ EVENTS: dict[str, Event] = {
         "A file of a qmail home that is part of the configuration changed, came or went: a reload follows",
         ("file",),
     ),
-    "reload": Event(NOTICE, "A new configuration is in force", ("file", "workers", "reason", "took_ms")),
+    "reload": Event(NOTICE, "A new configuration is in force", ("workers", "reason", "took_ms")),
     "reload_refused": Event(
-        ERROR, "The new configuration has faults; the old one stays in force", ("file", "reason")
+        ERROR, "The new configuration has faults; the old one stays in force", ("reason",)
     ),
-    "cert_reloaded": Event(NOTICE, "A new certificate is in use", ("file", "server_name", "worker")),
+    "cert_reloaded": Event(NOTICE, "A new certificate is in use", ("file",)),
     "cert_refused": Event(
         ERROR,
         "A new certificate or key is not usable; the old one stays in use",
-        ("file", "server_name", "reason"),
+        ("file", "reason"),
     ),
     "cert_expires": Event(
         WARNING, "A certificate ends soon, or has ended", ("file", "server_name", "reason")
@@ -483,7 +408,7 @@ EVENTS: dict[str, Event] = {
         "An authority of client certificates, or a revocation list, grants nothing, or soon no more",
         ("file", "reason"),
     ),
-    "lists_reloaded": Event(INFO, "A list was read anew", ("file", "what", "entries", "worker")),
+    "lists_reloaded": Event(INFO, "A list was read anew", ("file",)),
     "lists_refused": Event(
         ERROR, "A changed list has faults; the old one stays in use", ("file", "what", "reason")
     ),

@@ -89,12 +89,11 @@ class Entry:
     asked        how often it was;  failures  of these, how often it did not answer
     meter        its metrics, where there are any
     quarantines  how often it was put away
-    latency_s    of the last test that was answered
     fault        why it is in quarantine, "" when it isn't
     """
 
     __slots__ = (
-        "asked", "due_s", "failures", "fault", "hits", "hits_told", "is_known", "is_testing", "latency_s", "meter",
+        "asked", "due_s", "failures", "fault", "hits", "hits_told", "is_known", "is_testing", "meter",
         "quarantines", "tested_s", "zone",
     )  # fmt: skip
 
@@ -106,7 +105,6 @@ class Entry:
         self.failures = 0
         self.meter: ListMeter | None = None
         self.quarantines = 0
-        self.latency_s = 0.0
         self.fault = ""
         self.is_known = False
         self.is_testing = False
@@ -222,10 +220,8 @@ class ListCare:
         entry.tested_s = now
         entry.fault = fault
         zone = entry.zone.text
-        if not fault:
-            entry.latency_s = took_s
-            if entry.meter is not None:
-                entry.meter.tests.observe(took_s)
+        if not fault and entry.meter is not None:
+            entry.meter.tests.observe(took_s)
         took_ms = round(took_s * 1000.0)
         if fault and not was_told:
             entry.quarantines += 1

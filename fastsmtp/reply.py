@@ -272,7 +272,6 @@ IDLE_TOO_LONG = Reply(421, "4.4.2", "Timed out waiting for you")
 TOO_SLOW = Reply(421, "4.4.2", "You send too slowly")
 TRANSACTION_TOO_LONG = Reply(421, "4.4.2", "The transaction takes too long")
 SESSION_TOO_LONG = Reply(421, "4.4.2", "The session takes too long")
-TLS_FAILED = Reply(421, "4.7.0", "TLS handshake failed")
 
 # --- policy ----------------------------------------------------------------------------------------------
 NO_RELAYING = Reply(550, "5.7.1", "Relaying denied")

@@ -28,7 +28,6 @@ import ssl
 import stat
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -262,8 +261,8 @@ class ServerTls:
     context  for handshakes as the server
     asking   the same with a request for the client's certificate; None without authorities.  replace() makes
              another one
-    made_at  monotonic seconds; tickets are sealed with keys of that age, so the master makes a new
-             ServerTls, in new workers, after 24 hours
+
+    Tickets are sealed with keys of its age, so the master makes a new one, in new workers, after 24 hours.
     """
 
     def __init__(
@@ -274,7 +273,6 @@ class ServerTls:
         minimum: str = "1.2",
         ciphers: str = "",
         authorities: Authorities | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """default serves whoever names no server or one that isn't in names.
 
@@ -287,7 +285,6 @@ class ServerTls:
         self.asking = self._asking(default, names or {}, authorities)
         # None until replace(): what self.context itself has.
         self._default: ssl.SSLContext | None = None
-        self.made_at = clock()
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._configure(self.context)
         load(self.context, default)

@@ -39,9 +39,13 @@ def run(arguments: Sequence[str]) -> int:
         say(ready_line(loaded, plan.workers, addresses), 1)
 
     try:
-        hall = Hall(version())
+        running = version()
+        hall = Hall(running)
         return Master(
-            ServerPlan(loaded, hall), lambda: ServerPlan(load(flags), hall), on_ready=on_ready
+            ServerPlan(loaded, hall),
+            lambda: ServerPlan(load(flags), hall),
+            on_ready=on_ready,
+            version=running,
         ).run()
     except StartFailed as error:
         print(f"fastsmtp: {error}", file=sys.stderr)

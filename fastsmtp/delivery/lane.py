@@ -32,8 +32,6 @@ from fastsmtp.reply import Reply
 if TYPE_CHECKING:
     from fastsmtp.delivery.source import SourceState
 
-# A text of this size or less is built as a whole; what lies in memory is smaller (queue/spool.py).
-WHOLE_BYTES = 131_072
 # Until the first answer to commands that went ahead, in seconds: most that don't answer by then never will.
 AHEAD_S = 5.0
 

@@ -33,7 +33,7 @@ _PATH_BYTES = 100
 class Line:
     """One end.  Callbacks come from the loop; ended() once, however it ended, unless close() was called."""
 
-    __slots__ = ("_ended", "_heard", "_is_writing", "_loop", "_sock", "_waiting", "is_open", "waiting_bytes")
+    __slots__ = ("_ended", "_heard", "_is_writing", "_loop", "_sock", "_waiting", "is_open")
 
     def __init__(
         self,
@@ -49,7 +49,6 @@ class Line:
         self._ended = ended
         self._waiting: deque[tuple[bytes, list[int]]] = deque()
         self._is_writing = False
-        self.waiting_bytes = 0
         self.is_open = True
         loop.add_reader(sock.fileno(), self._read)
 
@@ -61,7 +60,6 @@ class Line:
             return
         # They may be closed by the time when there is room.
         self._waiting.append((packet, [os.dup(fd) for fd in descriptors]))
-        self.waiting_bytes += len(packet)
         if not self._is_writing:
             self._is_writing = True
             self._loop.add_writer(self._sock.fileno(), self._write)
@@ -84,7 +82,6 @@ class Line:
         for _, descriptors in self._waiting:
             _close_all(descriptors)
         self._waiting.clear()
-        self.waiting_bytes = 0
 
     def flush(self) -> None:
         """Send what waits, as far as it goes at once: before close()."""
@@ -112,8 +109,7 @@ class Line:
             self._loop.remove_writer(self._sock.fileno())
 
     def _sent(self) -> None:
-        packet, descriptors = self._waiting.popleft()
-        self.waiting_bytes -= len(packet)
+        _, descriptors = self._waiting.popleft()
         _close_all(descriptors)
 
     def _read(self) -> None:

@@ -429,37 +429,6 @@ def read_whole(system: Any, fd: int, place: Place, name: str) -> bytes:
     return data
 
 
-def read_between(
-    system: Any, fd: int, header: FileHeader, start: int, synced: int
-) -> tuple[list[Place], list[Seal], int]:
-    """Records of a segment in use, from `start` (4096, or where the last call ended) up to the synced offset.
-
-    Gives their places, the seals among them, and where to go on.  Raises errors.QueueDamaged: what was synced a
-    moment ago must be there.
-    """
-    segment = Scanned(header)
-    file = _File(system, fd)
-    at, at_batch = start, True
-    while at < synced:
-        window = file.read(at, min(WINDOW_BYTES, synced - at))
-        records, at_next, at_batch, wanted = scan(
-            window, base=at, epoch=header.epoch, start=at, at_batch=at_batch
-        )
-        _keep(segment, window, at, records)
-        if wanted > WINDOW_BYTES and not records:
-            window = file.read(at, min(wanted, synced - at))
-            records, at_next, at_batch, wanted = scan(
-                window, base=at, epoch=header.epoch, start=at, at_batch=at_batch
-            )
-            _keep(segment, window, at, records)
-        if not wanted or not records:
-            raise errors.QueueDamaged(
-                f"segment {header.number:016x}: {_reason(file, at, synced)} at {at_next}"
-            )
-        at = at_next
-    return list(segment.places()), segment.seals, at
-
-
 def quarantine(system: Any, store: Store, name: str, start: int, end: int) -> str:
     """Copy bytes of a segment to a file of their own; its name, "" when that fails: the report says so."""
     copy = f"{store.directory}/{QUARANTINE}/{os.path.basename(name)}-{start:08x}"

@@ -75,6 +75,7 @@ class Master:
 
     load      reads the configuration anew (SIGHUP); ConfigError on faults
     on_ready  called once, when all workers serve, with the addresses of each listener
+    version   of the running program, for the log
     """
 
     def __init__(
@@ -85,11 +86,13 @@ class Master:
         environment: MutableMapping[str, str] | None = None,
         on_ready: Callable[[Plan, list[list[Address]]], None] = lambda plan, addresses: None,
         now: Callable[[], float] = time.monotonic,
+        version: str = "",
     ) -> None:
         environment = os.environ if environment is None else environment
         self._load = load
         self._log = plan.log
         self._now = now
+        self._version = version
         self._on_ready = on_ready
         self._notifier = Notifier(environment)
         self._sockets = Sockets(handed_over(environment, os.getpid()))
@@ -109,7 +112,6 @@ class Master:
         self._unusable: set[str] = set()
         self._stopping = ""
         self._stop_signals = 0
-        self._stop_s = 0.0
         self._started_s = now()
 
     # --- the course of things
@@ -122,6 +124,7 @@ class Master:
         os.set_blocking(self._wake, False)
         try:
             self._prepare(wake)
+            self._log.line("start", version=self._version, pid=os.getpid(), workers=self._plan.workers)
             self._watch = Watch(self._plan.watched, time.time_ns(), coming=self._plan.coming)
             self._asides.begin(self._plan.asides, _addresses(self._plan), self._descriptors)
             self._asides.turn()
@@ -197,7 +200,6 @@ class Master:
         is_first = not self._stopping
         if is_first:
             self._stopping = number.name
-            self._stop_s = self._now()
             self._notifier.send(STOPPING)
             self._log.line("stop", pid=os.getpid(), signal=number.name)
         if number == signal.SIGQUIT or self._stop_signals > 1:

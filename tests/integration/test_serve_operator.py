@@ -18,6 +18,7 @@ from collections import Counter
 import pytest
 
 from fastsmtp.certificate import make_certificate
+from fastsmtp.cli.version import version
 from tests.conftest import needs
 from tests.integration.daemon import PATIENCE_S, Daemon, ran
 from tests.integration.servers import ROOT, Process, until, workers_of
@@ -141,6 +142,8 @@ def test_it_serves_whatever_its_standard_streams_are(streams: str) -> None:
     try:
         until(lambda: bool(daemon.log("ready")) or process.poll() is not None, "it is ready")
         assert process.poll() is None
+        (start,) = daemon.log("start")
+        assert (int(start["pid"]), start["version"]) == (process.pid, version())
         send(port)
         assert daemon.one("joe@example.org").text == TEXT.replace(b"\r\n", b"\n")
         for pid in (process.pid, *workers_of(process.pid)):

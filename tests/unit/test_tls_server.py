@@ -197,10 +197,6 @@ def test_no_certificate_of_another_key_type_lingers_after_a_replacement(default:
     assert shake(server)[1] == "default.example"
 
 
-def test_the_age_of_the_ticket_keys_is_known(default: Credentials) -> None:
-    assert ServerTls(default, clock=lambda: 42.0).made_at == 42.0
-
-
 def test_ciphers_are_those_of_the_list_that_are_safe(default: Credentials) -> None:
     server = ServerTls(default, ciphers="ECDHE-ECDSA-AES128-GCM-SHA256:AES128-SHA:RC4-MD5")
     old = client_context(ssl.TLSVersion.TLSv1_2)

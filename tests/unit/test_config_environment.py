@@ -17,7 +17,7 @@ from fastsmtp.config.load import load
 from fastsmtp.config.settings import Settings
 from fastsmtp.policy import rblsmtpd, relay
 from fastsmtp.policy.decision import Grant, Route, Verdict
-from fastsmtp.policy.facts import Client, Facts
+from fastsmtp.policy.facts import Client, Facts, Origin
 from fastsmtp.policy.rules import stages_of
 
 BASE: dict[str, Any] = {
@@ -118,6 +118,18 @@ def test_relayclient_may_relay(is_compatible: bool, skips: bool) -> None:
     (grant,) = decision.effects
     assert isinstance(grant, Grant)
     assert (grant.may_relay, grant.skips_checks) == (True, skips)
+
+
+@pytest.mark.parametrize("value", ["", ".fix"])
+def test_who_claims_to_be_ourselves_gets_nothing_from_relayclient(value: str) -> None:
+    """A front that names a loopback address (PROXY, XCLIENT): granted nothing, and its mail goes nowhere else."""
+    over = apply(SOME, {"RELAYCLIENT": value})
+    found = facts(b"<joe@elsewhere.example>")
+    found.client = Client(Address("127.0.0.1"), 0, Origin.XCLIENT)
+    assert relay.know_client(found, over) is None
+    decision = relay.find_recipient(found, over)
+    assert decision is not None
+    assert decision.reply is reply.NO_RELAYING
 
 
 def test_relayclients_value_is_the_end_of_each_recipient() -> None:

@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 
+from fastsmtp import reply
 from fastsmtp.certificate import self_made
+from fastsmtp.policy.decision import Decision, drop
+from fastsmtp.policy.facts import Facts
+from fastsmtp.policy.questions import Question
 from fastsmtp.resolver import Resolver
 from tests.fakes.dns_server import SILENT, DnsServer, Reply, Zone, a, dns_server, mx, name, txt
 from tests.wire import PATIENCE_S, Running, Wire, run, serving
@@ -409,6 +413,55 @@ def test_limits_are_counted_for_clients_that_leave_before_an_answer() -> None:
                 await wire.close()
             wire = await running.connect(LISTED, greet=False)
             assert (await wire.reply())[0] == 421
+            await wire.close()
+
+    run(main)
+
+
+# --- a rule of one's own that drops ------------------------------------------------------------------
+
+# Not 421, with which a session ends anyway.
+DROPPED = drop(reply.Reply(554, "5.7.0", "Go away"))
+COMMANDS = (*(command + b"\r\n" for command in SESSION), b"DATA\r\n", b"Subject: x\r\n\r\ntext\r\n.\r\n")
+
+
+def drop_it(facts: Facts, settings: object) -> Decision:
+    return DROPPED
+
+
+def ask_and_drop(facts: Facts, settings: object) -> Any:
+    yield (Question(b"example.org", MX),)
+    return DROPPED
+
+
+@pytest.mark.parametrize("at", ["helo", "mail", "rcpt", "data", "end"])
+def test_who_is_dropped_hears_why_and_nothing_more(at: str) -> None:
+    async def main() -> None:
+        place = ["helo", "mail", "rcpt", "data", "end"].index(at)
+        policy = {"mfcheck": {"mode": "off"}, "python": [{"stage": f"{__name__}:drop_it", "at": at}]}
+        async with checking(policy) as (running, _):
+            wire = await running.connect(CLEAN)
+            for command in COMMANDS[:place]:
+                await wire.codes(command, 1)
+            await wire.send(COMMANDS[place] + b"NOOP\r\n")
+            (last,) = (await wire.rest()).splitlines()
+            assert last.startswith(b"554 5.7.0 Go away")
+            await wire.close()
+            assert (running.inbox.messages, running.log.of("message")) == ([], [])
+            (line,) = running.log.of("reject")
+            assert (line["stage"], line["code"]) == (f"{__name__}:drop_it", 554)
+
+    run(main)
+
+
+def test_who_is_dropped_by_an_answer_that_comes_later_hears_it_with_the_first_command() -> None:
+    async def main() -> None:
+        policy = {"python": [{"stage": f"{__name__}:ask_and_drop", "at": "connect"}]}
+        async with checking(policy) as (running, _):
+            wire = await running.connect(CLEAN)
+            await wire.send(COMMANDS[0] + b"NOOP\r\n")
+            (last,) = (await wire.rest()).splitlines()
+            assert last.startswith(b"554 5.7.0 Go away")
             await wire.close()
 
     run(main)

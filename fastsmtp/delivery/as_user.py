@@ -1,5 +1,8 @@
 """Delivery as another account, the delivery process's side: each message is an errand for lspawn (errand.py).
 
+Who has done one errand takes the next for the same account and DEST on the same line, for as long as it stays
+(carrier.py); when no such process is idle, lspawn is called.
+
 What is handed over is a copy of the record in memory with this errand's recipients only, and the descriptor of
 the body's file; both can be read and not written.  Not here: who becomes whom (supervisor/lspawn.py), and what
 is done as that account (carrier.py).  Rank 6: may import ranks 0 to 5.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +27,7 @@ from fastsmtp.delivery.outcome import Outcome, Retry
 from fastsmtp.delivery.stored import StoredMessage
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.queue.disk import Disk
-from fastsmtp.queue.line import Line, connect
+from fastsmtp.queue.line import PACKET_BYTES, connect
 from fastsmtp.queue.memory import memory_file
 from fastsmtp.queue.model import QueuedMessage, encode
 
@@ -31,7 +35,7 @@ AT_ONCE: Final = 10
 """Errands of one account and DEST at a time: qmail's concurrencylocal."""
 
 ANSWER_S: Final = 1_200.0
-"""For an answer: lspawn ends each errand after 570 s, and others may be before us."""
+"""For an answer: lspawn ends each process after 630 s, and others may be before us."""
 
 _RECONNECT_S: Final = 0.25
 # Whoever keeps root is started again within moments; the master holds its socket meanwhile.
@@ -51,6 +55,7 @@ class AsUser:
         self._answer_s = answer_s
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns: dict[tuple[str, str], asyncio.Semaphore] = {}
+        self._idle: dict[bytes, list[_Call]] = {}
 
     def put(
         self,
@@ -70,6 +75,10 @@ class AsUser:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks))
+        for calls in self._idle.values():
+            for call in calls:
+                call.close()
+        self._idle.clear()
 
     async def _finish(
         self,
@@ -92,17 +101,22 @@ class AsUser:
     ) -> Outcome | Damaged:
         """One errand: all of these recipients, or none."""
         may_have_arrived = False
+        key = key_of(route.user, route.deliver)
+        call: _Call | None = None
         try:
-            sock = await self._connect()
+            found = self._disk.run(_descriptors, stored, recipients)
+            descriptors = await found if inspect.isawaitable(found) else found
             try:
-                found = self._disk.run(_descriptors, stored, recipients)
-                descriptors = await found if inspect.isawaitable(found) else found
-            except BaseException:
-                sock.close()
-                raise
+                call = await self._handed(key, descriptors)
+            finally:
+                _close_all(descriptors)
             may_have_arrived = True
-            packet = await self._ask(sock, errand(key_of(route.user, route.deliver)), descriptors)
-            return read_answer(packet)
+            async with asyncio.timeout(self._answer_s):
+                packet = await call.answered()
+            outcome = read_answer(packet)
+            self._idle.setdefault(key, []).append(call)
+            call = None
+            return outcome
         except errors.QueueDamaged as error:
             return Damaged(str(error))
         except errors.TemporaryError as error:
@@ -115,8 +129,27 @@ class AsUser:
             return Retry(reply.STORAGE_FAILED, f"as {route.user}: {error}", may_have_arrived)
         except Exception as error:  # noqa: BLE001 - ours: it is tried again, and the reason says what it was
             return Retry(reply.OUR_DEFECT, repr(error), may_have_arrived)
+        finally:
+            if call is not None:
+                call.close()
 
-    async def _connect(self) -> Any:
+    async def _handed(self, key: bytes, descriptors: Sequence[int]) -> _Call:
+        """A line to a process that has this errand: one that has done another, or a new one."""
+        packet = errand(key)
+        idle = self._idle.get(key, [])
+        while idle:
+            # The last one: what is not needed any more has nothing to do then, and ends.
+            call = idle.pop()
+            if call.hand(packet, descriptors):
+                return call
+            call.close()
+        call = _Call(await self._connect(), asyncio.get_running_loop())
+        if not call.hand(packet, descriptors):
+            call.close()
+            raise OSError("the process that keeps root hung up")
+        return call
+
+    async def _connect(self) -> socket.socket:
         deadline_s = time.monotonic() + _CONNECT_S
         while True:
             try:
@@ -126,31 +159,60 @@ class AsUser:
                     raise
             await asyncio.sleep(_RECONNECT_S)
 
-    async def _ask(self, sock: Any, packet: bytes, descriptors: list[int]) -> bytes:
-        """The answer; ValueError when there is none.  The descriptors are closed."""
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[bytes] = loop.create_future()
 
-        def heard(packet: bytes, descriptors: list[int]) -> None:
-            for fd in descriptors:
-                os.close(fd)
-            if not answered.done():
-                answered.set_result(packet)
+class _Call:
+    """A line to a process of one account, for one errand at a time.  Who answers may be that account's to say."""
 
-        def ended() -> None:
-            if not answered.done():
-                answered.set_exception(ValueError("the process that keeps root gave no answer"))
+    __slots__ = ("_answer", "_loop", "_sock", "is_open")
 
-        line = Line(sock, loop, heard, ended)
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        self._sock = sock
+        self._loop = loop
+        self._answer: asyncio.Future[bytes] | None = None
+        self.is_open = True
+        loop.add_reader(sock.fileno(), self._read)
+
+    def hand(self, packet: bytes, descriptors: Sequence[int]) -> bool:
+        """False when the process takes no more: then it has not taken this one."""
+        if not self.is_open:
+            return False
         try:
-            try:
-                line.send(packet, descriptors)
-            finally:
-                _close_all(descriptors)
-            async with asyncio.timeout(self._answer_s):
-                return await answered
+            socket.send_fds(self._sock, [packet], descriptors)
+        except OSError:
+            return False
+        self._answer = self._loop.create_future()
+        return True
+
+    async def answered(self) -> bytes:
+        """The answer; ValueError when there is none."""
+        if self._answer is None:
+            raise AssertionError("nothing was handed over")
+        try:
+            return await self._answer
         finally:
-            line.close()
+            self._answer = None
+
+    def close(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+
+    def _read(self) -> None:
+        try:
+            # Descriptors that it may send are the kernel's to close.
+            packet = self._sock.recv(PACKET_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            packet = b""
+        if self._answer is None or self._answer.done():
+            self.close()  # its end, or what nobody has asked for
+        elif packet:
+            self._answer.set_result(packet)
+        else:
+            self.close()
+            self._answer.set_exception(ValueError("the process that keeps root gave no answer"))
 
 
 def _descriptors(system: Any, stored: StoredMessage, recipients: Sequence[Recipient]) -> list[int]:

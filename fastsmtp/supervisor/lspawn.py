@@ -5,7 +5,8 @@ looks its key up among those of the configuration, and forks a child that become
 anything else (delivery/carrier.py).  It reads no message, opens no file, and starts no program.
 
     who may ask    processes of queue_user, by the kernel's word (SO_PEERCRED); for what the configuration names
-    children       CHILDREN at a time, each KILL_S longer than a program's time at most, then killed
+    children       CHILDREN at a time, each for several messages of one account and DEST; killed KILL_S after a
+                   program's time, counted from when it takes no more of them
     its end        children deliver and answer without it; only the time is nobody's to keep then
 
 Rank 9: processes.
@@ -14,13 +15,11 @@ Rank 9: processes.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import os
 import select
 import signal
 import socket
-import stat
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,7 @@ from fastsmtp import reply
 from fastsmtp.config.dest import runs_program
 from fastsmtp.config.load import Loaded
 from fastsmtp.config.settings import user_pairs
-from fastsmtp.delivery.carrier import carry, environment_of
+from fastsmtp.delivery.carrier import Carrier, Stay, check_handed, environment_of, serve
 from fastsmtp.delivery.errand import DESCRIPTORS, ERRAND_BYTES, answer, key_of, read_errand
 from fastsmtp.delivery.outcome import Retry
 from fastsmtp.delivery.pipe import ANSWER_S
@@ -55,6 +54,12 @@ REQUEST_S: Final = 10.0
 
 KILL_S: Final = 30.0
 """What a child gets beyond the time of its program: it ends that itself."""
+
+KEEP_S: Final = 60.0
+"""For so long from its fork a child takes further errands of its account and DEST (delivery/carrier.py)."""
+
+CAPABILITIES: Final = (privilege.CAP_SETUID, privilege.CAP_SETGID, privilege.CAP_KILL)
+"""To become somebody, and to end who has; of all else that root may do it needs nothing."""
 
 SWEEP_S: Final = 0.5
 
@@ -81,7 +86,6 @@ class LspawnAside:
     order = 1
     """Before the delivery processes, and after them at the end."""
     keeps_root = True
-    runs_programs = True
 
     def __init__(self, loaded: Loaded, hall: Hall, log: Callable[[], LogWriter], logs: Sequence[int]) -> None:
         self._loaded = loaded
@@ -89,6 +93,7 @@ class LspawnAside:
         self._make_log = log
         self._logs = logs
         self.pairs = user_pairs(loaded.config)
+        self.runs_programs = any(runs_program(deliver) for _, deliver in self.pairs)
         self.people: dict[str, Person] = {}
         for user in {user for user, _ in self.pairs}:
             # Who is gone by now is told of in own().
@@ -124,6 +129,8 @@ class LspawnAside:
         return None
 
     async def start(self, seat: Seat) -> Lspawn:
+        privilege.keep_capabilities(CAPABILITIES, runs_programs=self.runs_programs)
+        privilege.withhold_shared_memory()
         config = self._loaded.config
         pairs = {}
         for user, deliver in self.pairs:
@@ -179,6 +186,7 @@ class Lspawn:
         metrics: Sheet,
         answer_s: float = ANSWER_S,
         kill_s: float = KILL_S,
+        keep_s: float = KEEP_S,
         children: int = CHILDREN,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -191,6 +199,9 @@ class Lspawn:
         self._meter = ErrandMeter(metrics)
         self._answer_s = answer_s
         self._kill_s = kill_s
+        self._keep_s = keep_s
+        # Its other end is ours only: children see us close it, or die, and go when they have answered.
+        self._stay, self._staying = os.pipe2(os.O_CLOEXEC)
         self._children = children
         self._now = now
         self._loop = asyncio.get_running_loop()
@@ -215,6 +226,7 @@ class Lspawn:
     async def drain(self, timeout_s: float) -> None:
         self._is_leaving = True
         self._take_no_more()
+        self._call_off()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._is_idle.wait()
@@ -223,12 +235,20 @@ class Lspawn:
         """Kill who still delivers: it will be tried again."""
         self._is_leaving = True
         self._take_no_more()
+        self._call_off()
         self._sweeper.cancel()
         for errand in list(self._errands):
             if errand.pid:
                 self._kill(errand)
             self._forget(errand)
+        os.close(self._stay)
         self._flusher.close()
+
+    def _call_off(self) -> None:
+        """Children that wait for another errand go now, the others when they have answered."""
+        if self._staying >= 0:
+            os.close(self._staying)
+            self._staying = -1
 
     # --- calls -------------------------------------------------------------------------------------
 
@@ -286,30 +306,26 @@ class Lspawn:
 
     def _begin(self, errand: _Errand, packet: bytes, descriptors: Sequence[int]) -> None:
         """Fork who delivers; ValueError for an errand that isn't one of ours."""
-        pair = self._pairs.get(read_errand(packet))
+        key = read_errand(packet)
+        pair = self._pairs.get(key)
         if pair is None:
             raise ValueError("a destination and account that the configuration doesn't have")
-        if not descriptors:
-            raise ValueError("an errand without a message")
-        for fd in descriptors:
-            if (
-                not stat.S_ISREG(os.fstat(fd).st_mode)
-                or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-            ):
-                raise ValueError("a message is handed over in files, for reading only")
+        check_handed(descriptors)
         errand.pair = pair
+        # Those that stay are half of them at most: the others are there for whoever calls.
+        keep_s = self._keep_s if len(self._errands) <= self._children // 2 else 0.0
         self._log.flush()
         try:
             errand.pid = fork(
-                [errand.sock.fileno(), *descriptors],
-                lambda: self._live(pair, errand.sock, descriptors),
+                [errand.sock.fileno(), self._stay, *descriptors],
+                lambda: self._live(pair, key, errand.sock, descriptors, keep_s),
             )
         except OSError as error:
             self._failed(pair, f"no process: {error.strerror}")
             return
         self._meter.begun.inc()
         self._meter.children.inc()
-        errand.deadline_s = self._now() + self._answer_s + self._kill_s
+        errand.deadline_s = self._now() + keep_s + self._answer_s + self._kill_s
         # Without pidfd_open (Linux before 5.3) the sweep looks for those that have ended.
         with suppress(AttributeError, OSError):
             errand.pidfd = os.pidfd_open(errand.pid)
@@ -317,10 +333,13 @@ class Lspawn:
 
     # --- the child ---------------------------------------------------------------------------------
 
-    def _live(self, pair: Pair, sock: socket.socket, descriptors: Sequence[int]) -> int:
+    def _live(
+        self, pair: Pair, key: bytes, sock: socket.socket, descriptors: Sequence[int], keep_s: float
+    ) -> int:
         """The child: be the account, then look at what is to be delivered."""
-        # It ends before there is anything to collect, and looking would copy our memory.
-        gc.disable()
+        until_s = time.monotonic() + keep_s
+        # What is there already is nothing to collect, and looking at it would copy our memory.
+        gc.freeze()
         person = pair.person
         try:
             privilege.become_person(person, runs_programs=pair.runs_programs)
@@ -333,13 +352,11 @@ class Lspawn:
             os.chdir(person.home)
         except OSError:
             os.chdir("/")
-        outcome = carry(
-            pair.deliver, person.name, person.home, descriptors,
+        carrier = Carrier(
+            pair.deliver, person.name, person.home,
             hostname=self._hostname, version=self._version, answer_s=self._answer_s,
         )  # fmt: skip
-        # Nobody may be there any more: then it will be delivered again.
-        with suppress(OSError):
-            sock.send(answer(outcome))
+        serve(sock, key, carrier.carry, descriptors, Stay(self._stay, until_s))
         return 0
 
     # --- its end -----------------------------------------------------------------------------------

@@ -24,10 +24,12 @@ RELOADS = Counter("fastsmtp_reloads_total", "Configurations that came into force
 
 ERRANDS = Counter(
     "fastsmtp_lspawn_errands_total",
-    "What was asked of lspawn: begun (a process was forked that delivers), refused; failed: that process died",
+    "What was asked of lspawn: begun (a process was forked, for this message and those that follow), refused; failed: that process died",
     "outcome",
 )
-DELIVERING = Gauge("fastsmtp_lspawn_children", "Processes that deliver as another account now")
+DELIVERING = Gauge(
+    "fastsmtp_lspawn_children", "Processes that deliver as another account, or wait for more of its mail"
+)
 
 WORKER = "worker"
 

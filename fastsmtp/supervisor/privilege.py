@@ -8,7 +8,8 @@ import ipaddress
 import os
 import pwd
 import resource
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from typing import Final
 
@@ -16,12 +17,23 @@ from fastsmtp.errors import ConfigError
 from fastsmtp.records import dataclass
 from fastsmtp.supervisor.sockets import Address
 
+PR_CAPBSET_DROP: Final = 24
 PR_SET_NO_NEW_PRIVS: Final = 38
+PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+MADV_DONTFORK: Final = 10
+CAPABILITY_VERSION_3: Final = 0x2008_0522
+CAP_KILL: Final = 5
+CAP_SETGID: Final = 6
+CAP_SETUID: Final = 7
+MOST_CAPABILITIES: Final = 64
 PR_GET_DUMPABLE: Final = 3
 PR_SET_DUMPABLE: Final = 4
 M_MMAP_THRESHOLD: Final = -3
 MMAP_THRESHOLD_BYTES: Final = 65_536
 """Buffers of this size go back to the system when freed: an idle TLS connection holds 24 kB instead of 46."""
+
+_CAPABILITIES: Final = struct.Struct("6I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +149,50 @@ def become_person(person: Person, *, runs_programs: bool) -> None:
         raise PermissionError(errno.EPERM, "there is a way back to root")
 
 
+def keep_capabilities(kept: Collection[int], *, runs_programs: bool) -> None:
+    """Give up all that root may do but these capabilities, for this thread and what it forks; Linux only.
+
+    runs_programs  what children start may be set-uid, and have what root may do then; else nobody ever can again
+
+    Raises OSError where the kernel refuses.
+    """
+    capget, capset = _libc_function("capget"), _libc_function("capset")
+    if capget is None or capset is None or os.geteuid() != 0:
+        return
+    _libc_call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    if not runs_programs:
+        # A kernel has as many as it has; one more is an error, as each is where CAP_SETPCAP is missing, and then
+        # NoNewPrivs has to do.
+        for number in range(MOST_CAPABILITIES):
+            _libc_call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
+    header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(_CAPABILITIES.size)
+    if capget(header, data):
+        raise OSError(ctypes.get_errno(), "capget")
+    _, low, _, _, high, _ = _CAPABILITIES.unpack(data.raw)
+    permitted = (low | high << 32) & sum(1 << number for number in kept)
+    low, high = permitted & 0xFFFF_FFFF, permitted >> 32
+    # Effective, permitted, inheritable.
+    if capset(header, _CAPABILITIES.pack(low, low, 0, high, high, 0)):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def withhold_shared_memory() -> None:
+    """Processes that we fork don't get what we share with others (counters, metrics); Linux only."""
+    madvise = _libc_function("madvise")
+    try:
+        with open("/proc/self/maps") as file:
+            lines = file.readlines()
+    except OSError:
+        return
+    for line in lines:
+        where, rights = line.split(maxsplit=2)[:2]
+        if madvise is not None and rights == "rw-s":
+            start, end = (int(one, 16) for one in where.split("-"))
+            if madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTFORK):
+                raise OSError(ctypes.get_errno(), "madvise")
+
+
 def raise_descriptors() -> int:
     """RLIMIT_NOFILE to its hard limit; how many files may be open then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -153,7 +209,7 @@ def return_memory_early() -> None:
 @cache
 def _libc_function(name: str) -> Callable[..., object] | None:
     """Looked up once: that costs more than all else that a child of lspawn does."""
-    found: Callable[..., object] | None = getattr(ctypes.CDLL(None), name, None)
+    found: Callable[..., object] | None = getattr(ctypes.CDLL(None, use_errno=True), name, None)
     return found
 
 

@@ -1,4 +1,4 @@
-"""An lspawn without a server, with times of a test's: python -m ... SOCKET USER DEST ..."""
+"""An lspawn without a server, with times of a test's: python -m ... SOCKET KEEP_S CHILDREN USER DEST [USER DEST ...]"""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from fastsmtp.log import LogWriter
 from fastsmtp.log_destination import open_destination
 from fastsmtp.log_format import Logfmt
 from fastsmtp.queue.line import listen
-from fastsmtp.supervisor.lspawn import Lspawn, Pair
-from fastsmtp.supervisor.privilege import person_for
+from fastsmtp.supervisor.lspawn import CAPABILITIES, Lspawn, Pair
+from fastsmtp.supervisor.privilege import keep_capabilities, person_for, withhold_shared_memory
 
 ANSWER_S = 1.0
 KILL_S = 2.0
 
 
-async def main(path: str, user: str, *dests: str) -> None:
-    person = person_for(user)
-    pairs = {key_of(user, dest): Pair(person, dest, environment_of(user, person.home)) for dest in dests}
+async def main(path: str, keep_s: str, children: str, *words: str) -> None:
+    people = {user: person_for(user) for user in words[::2]}
+    pairs = {
+        key_of(user, dest): Pair(people[user], dest, environment_of(user, people[user].home))
+        for user, dest in zip(words[::2], words[1::2], strict=True)
+    }
+    sock = listen(path)
     board = Board(1)
+    keep_capabilities(CAPABILITIES, runs_programs=True)
+    withhold_shared_memory()
     lspawn = Lspawn(
-        listen(path), pairs, caller=os.getuid(), hostname="mx.example.org", version="1",
+        sock, pairs, caller=os.getuid(), hostname="mx.example.org", version="1",
         log=LogWriter(open_destination("stderr"), Logfmt()), metrics=board.sheet(0),
-        answer_s=ANSWER_S, kill_s=KILL_S, children=2,
+        answer_s=ANSWER_S, kill_s=KILL_S, keep_s=float(keep_s), children=int(children),
     )  # fmt: skip
     lspawn.begin()
     done = asyncio.Event()

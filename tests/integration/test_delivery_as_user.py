@@ -15,6 +15,7 @@ from fastsmtp.delivery.errand import errand, key_of, read_answer
 from fastsmtp.delivery.outcome import Delivered
 from fastsmtp.queue.line import connect
 from fastsmtp.queue.memory import memory_file
+from fastsmtp.supervisor.lspawn import CAPABILITIES
 from tests.integration.daemon import Daemon
 from tests.integration.servers import until
 from tests.integration.test_queue_serve import pid_of, send
@@ -181,6 +182,23 @@ def test_no_link_leads_a_maildir_out_of_its_place() -> None:
         line = daemon.wait_for_log("deferred", rcpt="joe@example.org")
         assert "leads out of" in line["reason"]
         assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("has_programs", [False, True])
+def test_the_process_that_keeps_root_can_become_others_and_no_more(has_programs: bool) -> None:
+    accept = ACCEPT if has_programs else ACCEPT.replace("pipe:/bin/sh {folder}/program", "maildir:{folder}/x")
+    with Daemon(CONFIG, accept=accept, workers=1) as daemon:
+        send(daemon, "joe@example.org")
+        daemon.wait_for_log("delivered", rcpt="joe@example.org")
+        lines = pathlib.Path(f"/proc/{pid_of(daemon, 'lspawn')}/status").read_text().splitlines()
+        status = dict(line.split(":\t", 1) for line in lines)
+        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == sum(1 << one for one in CAPABILITIES)
+        assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+        # What a program that is set-uid can be given has to stay.
+        assert (int(status["CapBnd"], 16) != 0, status["NoNewPrivs"]) == (
+            has_programs,
+            "01"[not has_programs],
+        )
 
 
 def test_who_may_ask_and_for_what(tmp_path: pathlib.Path) -> None:

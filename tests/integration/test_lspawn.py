@@ -17,6 +17,7 @@ import pytest
 from fastsmtp.delivery.errand import errand, key_of, read_answer
 from fastsmtp.delivery.outcome import Delivered, Retry
 from fastsmtp.queue.line import connect
+from fastsmtp.supervisor.lspawn import CAPABILITIES
 from tests.integration.daemon import ran
 from tests.integration.servers import Process, is_alive, until
 from tests.unit.test_errand import record
@@ -27,23 +28,34 @@ pytestmark = [
 ]
 
 USER = "games"
+OTHER = "mail"
+USERS = (USER, OTHER)
 
 
 class Asked:
-    """An errand that is under way."""
+    """A line, and an errand that is under way on it."""
 
-    def __init__(self, path: str, dest: str) -> None:
+    def __init__(self, path: str, dest: str, user: str = USER) -> None:
         self.sock = connect(path)
         self.sock.settimeout(60)
+        self.send(dest, user)
+
+    def send(self, dest: str, user: str = USER) -> None:
         writable = record([b"Subject: x\r\n\r\nText\r\n"], 20)
         readable = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY)
-        socket.send_fds(self.sock, [errand(key_of(USER, dest))], [readable])
-        os.close(writable)
-        os.close(readable)
+        try:
+            socket.send_fds(self.sock, [errand(key_of(user, dest))], [readable])
+        finally:
+            os.close(writable)
+            os.close(readable)
 
     def answer(self) -> object:
+        """The last one's."""
         with self.sock:
-            return read_answer(self.sock.recv(40_000))
+            return self.next_answer()
+
+    def next_answer(self) -> object:
+        return read_answer(self.sock.recv(40_000))
 
 
 @pytest.fixture
@@ -56,19 +68,30 @@ def folder() -> Iterator[pathlib.Path]:
     shutil.rmtree(path)
 
 
-Started = Callable[[str], tuple[Process, str, str]]
+Started = Callable[..., tuple[Process, str, str]]
 
 
 @pytest.fixture
 def started(folder: pathlib.Path) -> Iterator[Started]:
-    """Starts one with a program: the process, its socket, the DEST."""
+    """Starts one with a program that USERS may have run: the process, its socket, the DEST."""
     processes = []
 
-    def start(program: str) -> tuple[Process, str, str]:
+    def start(program: str, keep_s: float = 1.0, children: int = 2) -> tuple[Process, str, str]:
         (folder / "program").write_text(program)
         dest = f"pipe:/bin/sh {folder}/program"
         path = str(folder / "socket")
-        process = Process([sys.executable, "-m", "tests.integration.lspawn_process", path, USER, dest])
+        words = [word for user in USERS for word in (user, dest)]
+        process = Process(
+            [
+                sys.executable,
+                "-m",
+                "tests.integration.lspawn_process",
+                path,
+                str(keep_s),
+                str(children),
+                *words,
+            ]
+        )
         processes.append(process)
         process.wait_for("^ready$")
         return process, path, dest
@@ -128,6 +151,101 @@ def test_who_has_hung_up_gets_nothing_delivered(started: Started, folder: pathli
     process.signal(signal.SIGTERM)
     process.wait_for("^alone$")
     assert len((folder / "begun").read_text().split()) == 2
+
+
+LONG_S = 3_600.0
+
+
+def test_a_process_delivers_one_after_the_other_of_one_account(
+    started: Started, folder: pathlib.Path
+) -> None:
+    process, path, dest = started(f"echo $USER $PPID $$ >> {folder}/run-$USER", LONG_S, 4)
+    os.chmod(folder, 0o777)
+    lines = {user: Asked(path, dest, user) for user in USERS}
+    for turn in range(4):
+        for user, line in lines.items():
+            if turn:
+                line.send(dest, user)
+            assert isinstance(line.next_answer(), Delivered)
+    found = [(folder / f"run-{user}").read_text().split() for user in USERS]
+    for user, words in zip(USERS, found, strict=True):
+        assert words[::3] == [user] * 4
+        assert len(set(words[1::3])) == 1, "one process has delivered all of it"
+        assert len(set(words[2::3])) == 4, "each in a program of its own"
+    assert found[0][1] != found[1][1]
+    # What is another account's is not done by this one's process, and not as this account.
+    lines[USER].send(dest, OTHER)
+    refused = lines[USER].answer()
+    assert isinstance(refused, Retry)
+    assert "another process" in refused.reason
+    # The one that is idle goes when lspawn goes.
+    process.signal(signal.SIGTERM)
+    process.wait_for("^alone$")
+    assert lines[OTHER].sock.recv(1) == b""
+    lines[OTHER].sock.close()
+    assert [len((folder / f"run-{user}").read_text().split()) for user in USERS] == [12, 12]
+
+
+def test_who_is_killed_while_idle_is_missed_by_nobody(started: Started, folder: pathlib.Path) -> None:
+    _, path, dest = started(f"echo $PPID > {folder}/pid", LONG_S)
+    line = Asked(path, dest)
+    assert isinstance(line.next_answer(), Delivered)
+    os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+    found = line.next_answer()
+    assert isinstance(found, Retry)
+    assert "ended by signal 9" in found.reason
+    assert line.sock.recv(1) == b""
+    line.sock.close()
+    assert isinstance(Asked(path, dest).answer(), Delivered)
+
+
+def test_half_of_them_stay_at_most(started: Started, folder: pathlib.Path) -> None:
+    # Two at a time: the second, begun while the first waits, goes at once; a third finds room.
+    _, path, dest = started(f"echo $PPID >> {folder}/begun", LONG_S)
+    staying = Asked(path, dest)
+    assert isinstance(staying.next_answer(), Delivered)
+    for _ in range(3):
+        line = Asked(path, dest)
+        assert isinstance(line.next_answer(), Delivered)
+        with pytest.raises(ConnectionError):
+            line.send(dest)
+        line.sock.close()
+    staying.send(dest)
+    assert isinstance(staying.answer(), Delivered)
+    begun = (folder / "begun").read_text().split()
+    assert begun[0] == begun[4]
+    assert len(set(begun)) == 4
+
+
+def test_it_keeps_three_of_roots_powers_and_a_child_none(started: Started, folder: pathlib.Path) -> None:
+    process, path, dest = started(
+        f"grep -E '^(Uid|Cap|NoNew)' /proc/$PPID/status > {folder}/status; echo $PPID > {folder}/pid", LONG_S
+    )
+    line = Asked(path, dest)
+    assert isinstance(line.next_answer(), Delivered)
+    games = pwd.getpwnam(USER)
+    child = status_of((folder / "status").read_text())
+    assert child["Uid"].split() == [str(games.pw_uid)] * 4
+    assert {child[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    root = status_of(pathlib.Path(f"/proc/{process.pid}/status").read_text())
+    assert [int(root[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [
+        0, sum(1 << number for number in CAPABILITIES), sum(1 << number for number in CAPABILITIES), 0,
+    ]  # fmt: skip
+    # Counters and metrics are other processes' too: whoever may write them may lie about them.
+    pid = (folder / "pid").read_text().strip()
+    assert "rw-s" in pathlib.Path(f"/proc/{process.pid}/maps").read_text()
+    assert "rw-s" not in pathlib.Path(f"/proc/{pid}/maps").read_text()
+    opened = {name: os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
+    assert sorted(where.partition(":")[0] for name, where in opened.items() if int(name) > 2) == [
+        "pipe",
+        "socket",
+    ]
+    line.sock.close()
+
+
+def status_of(text: str) -> dict[str, str]:
+    """Of /proc/PID/status."""
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
 
 
 BECOME = """

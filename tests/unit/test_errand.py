@@ -12,7 +12,7 @@ from fastsmtp.config.flags import Flags
 from fastsmtp.config.load import load
 from fastsmtp.config.settings import user_pairs
 from fastsmtp.delivery import wire
-from fastsmtp.delivery.carrier import carry, check_inside, environment_of
+from fastsmtp.delivery.carrier import Carrier, check_inside, environment_of
 from fastsmtp.delivery.errand import ERRAND_BYTES, answer, errand, key_of, read_answer, read_errand
 from fastsmtp.delivery.job import Damaged, Result, Told
 from fastsmtp.delivery.outcome import Delivered, Failed, Retry
@@ -139,7 +139,7 @@ def record(body: list[bytes] | BodyReference, size: int) -> int:
 
 def carried(deliver: str, fd: int, home: str = "/nowhere") -> object:
     try:
-        return carry(deliver, "joe", home, [fd], hostname="mx.example.org", version="1")
+        return Carrier(deliver, "joe", home, hostname="mx.example.org", version="1").carry([fd])
     finally:
         os.close(fd)
 

@@ -24,7 +24,8 @@ RELOADS = Counter("fastsmtp_reloads_total", "Configurations that came into force
 
 ERRANDS = Counter(
     "fastsmtp_lspawn_errands_total",
-    "What was asked of lspawn: begun (a process was forked, for this message and those that follow), refused; failed: that process died",
+    "What was asked of lspawn: begun (a process was forked, for this message and those that follow), refused; "
+    "failed: that process died",
     "outcome",
 )
 DELIVERING = Gauge(

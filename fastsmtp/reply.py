@@ -366,8 +366,8 @@ QMAIL_DIALOGUE: dict[Reply, Reply] = {
 }
 
 PROGRAM_NOT_STARTED = Reply(451, "4.3.0", "Can't start the program that takes this mail, try again later")
-PROGRAM_UNNAMED = Reply(
-    451, "4.3.5", "The program that takes this mail is not configured now, try again later"
+ACCOUNT_UNNAMED = Reply(
+    451, "4.3.5", "The account that takes this mail is not configured now, try again later"
 )
 PROGRAM_TIMED_OUT = Reply(451, "4.3.0", "The program that takes this mail took too long, try again later")
 PROGRAM_FAILED = Reply(451, "4.3.0", "The program that takes this mail failed, try again later")
@@ -419,6 +419,6 @@ OF_THE_WAY = frozenset((
 ))  # fmt: skip
 # Said by us of this machine: the reason is for its operator, and for nobody else.
 OF_THIS_MACHINE = frozenset((
-    OUR_DEFECT, STORAGE_FULL, STORAGE_FAILED, PROGRAM_NOT_STARTED, PROGRAM_UNNAMED, PROGRAM_TIMED_OUT, PROGRAM_FAILED,
+    OUR_DEFECT, STORAGE_FULL, STORAGE_FAILED, PROGRAM_NOT_STARTED, ACCOUNT_UNNAMED, PROGRAM_TIMED_OUT, PROGRAM_FAILED,
     QUEUE_NOT_STARTED, QUEUE_CRASHED, QUEUE_TIMED_OUT, *QMAIL_QUEUE.values(),
 ))  # fmt: skip

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from fastsmtp.config.settings import AcceptTable
 
 
-NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
+NONE: Final[Mapping[str, Set[str]]] = MappingProxyType({})
+OURS: Final = frozenset({""})
+NOT_NAMED: Final[Set[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,40 +149,38 @@ class RouteTable:
 class Routing:
     """Where a recipient's mail goes, all said and done: [[accept]], [[route]], deliver.default."""
 
-    __slots__ = ("_own", "_programs", "_told", "_users", "accept", "routes")
+    __slots__ = ("_named", "_own", "_told", "accept", "routes")
 
     def __init__(
         self,
         accept: AcceptTable,
         routes: RouteTable,
-        users: Mapping[str, str] = NOBODY,
-        programs: Set[str] = frozenset(),
+        named: Mapping[str, Set[str]] = NONE,
     ) -> None:
-        """users: of each DEST that is delivered to as somebody: who, where no table says so any more.
-
-        programs: each `pipe:` DEST that a table names; no other program is run.
-        """
+        """named: for each DEST that a table names, the accounts that they deliver as there; "" for our own."""
         self.accept = accept
         self.routes = routes
-        self._users = users
-        self._programs = programs
+        self._named = named
         self._own: dict[tuple[str, str, str], Route] = {}
         self._told: dict[tuple[Route, str], Route] = {}
 
     def find(self, sender: bytes, domain: bytes, listener: str, deliver: str = "") -> Route:
         """The route of a recipient, by this configuration.
 
-        deliver   where the configuration at RCPT sent it: holds when this one has no way any more, but for a
-                  program that it doesn't name: a table that is gone may have said as whom it runs.
+        deliver   where the configuration at RCPT sent it: holds when this one has no way any more, unless the
+                  table that is gone may have said another account than those do that name this place: one
+                  account's mail is no other's.  A program that nobody names may have been anybody's.
         """
         accept = self.accept.find(domain)
         if accept is not None and accept.deliver:
             return self.own(accept.deliver, accept.pass_client, accept.user)
         route = self.routes.find(sender, domain, listener)
         if route.dest.kind == "refuse" and deliver:
-            if deliver.startswith("pipe:") and deliver not in self._programs:
+            accounts = self._named.get(deliver, NOT_NAMED)
+            is_program = deliver.startswith("pipe:")
+            if len(accounts) > 1 or (is_program and accounts != OURS):
                 return route
-            return self.own(deliver, user=self._users.get(deliver, ""))
+            return self.own(deliver, user="".join(accounts))
         if accept is not None and accept.pass_client != route.pass_client:
             key = (route, accept.pass_client)
             if key not in self._told:

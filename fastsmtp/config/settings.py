@@ -255,15 +255,10 @@ def compile_settings(
     certificates = compiler.certificates(config.relay.certificates)
     certificates_from = compiler.networks(config.relay.certificates_from)
     accept = compiler.accept_table(config)
-    places = [config.deliver.default]
-    places += [one.deliver for one in config.accept]
-    places += [one.deliver for one in config.route]
-    routing = Routing(
-        accept,
-        compiler.route_table(config),
-        {deliver: user for user, deliver in user_pairs(config)},
-        frozenset(place for place in places if place.startswith("pipe:")),
-    )
+    named: dict[str, set[str]] = {}
+    for user, deliver in _places(config):
+        named.setdefault(deliver, set()).add(user)
+    routing = Routing(accept, compiler.route_table(config), named)
     postmaster = parse_mailbox_key(config.postmaster)
     settings = tuple(
         Settings(
@@ -358,10 +353,15 @@ def user_of(config: Config, rule: RouteRule) -> str:
 
 def user_pairs(config: Config) -> tuple[tuple[str, str], ...]:
     """Each (account, DEST) that is delivered to as somebody, once."""
+    return tuple(dict.fromkeys((user, deliver) for user, deliver in _places(config) if user))
+
+
+def _places(config: Config) -> list[tuple[str, str]]:
+    """(account or "", DEST) of every table."""
     pairs = [(one.user, one.deliver) for one in config.accept]
     pairs += [(user_of(config, one), one.deliver or config.deliver.default) for one in config.route]
     pairs.append((config.deliver.user, config.deliver.default))
-    return tuple(dict.fromkeys((user, deliver) for user, deliver in pairs if user))
+    return pairs
 
 
 class _Compiler:

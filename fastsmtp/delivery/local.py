@@ -86,7 +86,9 @@ class Deliveries:
         elif route.dest.kind in KINDS:
             self._local.put(stored, recipients, route.deliver, done)
         elif route.dest.kind == "refuse":
-            unnamed = Retry(reply.PROGRAM_UNNAMED, "the configuration names its program no more")
+            unnamed = Retry(
+                reply.ACCOUNT_UNNAMED, "the configuration has no way for it, or says no more as whom"
+            )
             done([unnamed] * len(recipients))
         else:
             self._other.put(stored, recipients, route, done)

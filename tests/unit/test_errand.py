@@ -117,16 +117,37 @@ user = "eve"
     ] == [("maildir:/m/{local}", "joe"), ("maildir:/all", "eve"), ("pipe:/bin/true", "ann")]
 
 
-def test_mail_whose_table_has_gone_is_delivered_as_before_where_its_destination_is_still_known() -> None:
-    text = BOXES.replace("a.example", "b.example")
-    loaded = load(
-        Flags(config="/f.toml"), host=FakeHost({"/f.toml": text}, root=True, accounts=("fastsmtp", "joe"))
-    )
-    found = loaded.settings[0].routing.find(b"", b"a.example", "", "maildir:/m/{local}")
-    assert (found.deliver, found.user) == ("maildir:/m/{local}", "joe")
+GONE = "[[accept]]\ndomain = ['%s']\ndeliver = '%s'\n"
+JOES, ANNS = "user = 'joe'\n", "user = 'ann'\n"
 
 
-BOXES = "[[accept]]\ndomain = ['a.example']\ndeliver = 'maildir:/m/{local}'\nuser = 'joe'\n"
+@pytest.mark.parametrize(
+    ("deliver", "tables", "user"),
+    [
+        # What the tables of now say of the place, and as whom mail for it goes whose own table is gone.
+        ("maildir:/m/{local}", [], ""),
+        ("maildir:/m/{local}", [""], ""),
+        ("maildir:/m/{local}", [JOES], "joe"),
+        ("maildir:/m/{local}", [JOES, JOES], "joe"),
+        ("maildir:/m/{local}", [JOES, ANNS], None),
+        ("maildir:/m/{local}", [JOES, ""], None),
+        ("pipe:/bin/true", [], None),
+        ("pipe:/bin/true", [""], ""),
+        ("pipe:/bin/true", [JOES], None),
+        ("pipe:/bin/true", ["", JOES], None),
+    ],
+)
+def test_mail_whose_table_has_gone_is_nobody_elses(deliver: str, tables: list[str], user: str | None) -> None:
+    text = "".join(GONE % (f"{n}.example", deliver) + user for n, user in enumerate(tables))
+    host = FakeHost(
+        {"/f.toml": text or GONE % ("x.example", "discard"), "/bin/true": b""}, modes={"/bin/true": 0o755}, root=True,
+        accounts=("fastsmtp", "joe", "ann"),
+    )  # fmt: skip
+    found = load(Flags(config="/f.toml"), host=host).settings[0].routing.find(b"", b"a.example", "", deliver)
+    if user is None:
+        assert found.dest.kind == "refuse"
+    else:
+        assert (found.deliver, found.user) == (deliver, user)
 
 
 def record(body: list[bytes] | BodyReference, size: int) -> int:

@@ -358,16 +358,21 @@ class Afterwards:
                 pass
 
     async def _take_due(self) -> bool:
-        """Whether there may be more."""
-        wanted = min(DUE_AT_ONCE, self._dispatcher.sites.room())
-        if not wanted or self._dispatcher.keeper.log.is_behind:
+        """Whether there may be more.
+
+        Without room some are taken all the same: what the operator has ordered, and the mail of sites that nobody
+        waits for, must not wait until slow ones are done.  The rest of these is put off.
+        """
+        if self._dispatcher.keeper.log.is_behind:
             return False
+        room = self._dispatcher.sites.room()
+        wanted = min(DUE_AT_ONCE, room) or DUE_AT_ONCE
         async with self.taking:
             rows = await self._insist(lambda: self._index.due(int(self._wall() * 1000), wanted))
             if rows:
                 self._dispatcher.due(rows)
                 self._pump()
-        return len(rows) == wanted
+        return room > 0 and len(rows) == wanted
 
     def _guarded(self, work: Any) -> asyncio.Task[None]:
         """A task whose failure is not silent: what it was to do would never be done."""

@@ -2,7 +2,9 @@
 
 A site's jobs are first in, first out.  A shard gets a window of jobs of each
 site and one of all; sites take turns, so one with a thousand jobs doesn't hold
-back one with a single job.  What is too much for memory is not taken:
+back one with a single job.  No site gets more of a shard's window than it leaves
+free: ten sites that hang have nine tenths of it, a hundred have 99 of 100, and
+there is always some for the next one.  What is too much for memory is not taken:
 the deferred index has room.  Rank 6: pure.
 """
 
@@ -16,7 +18,9 @@ from fastsmtp.delivery.job import Job, shard_of
 # In a shard at a time: of one site, more than its connections and what is pipelined need; of all.
 SITE_WINDOW = 100
 SHARD_WINDOW = 1_000
-# Waiting in memory, of one site and of all; about 400 bytes each.
+# Of the records of these; beyond it a site has one at a time.
+SHARD_BYTES = 67_108_864
+# Waiting in memory, of one site and of all (twice as many where each is another site's); about 400 bytes each.
 SITE_WAITING = 10_000
 WAITING = 50_000
 
@@ -46,16 +50,17 @@ class Sites:
         self._sites: dict[str, Site] = {}
         self._turns: list[deque[Site]] = [deque() for _ in range(shards)]
         self._open = [0] * shards
+        self._bytes = [0] * shards
 
     def add(self, job: Job) -> bool:
         """False when there is no room: it is to wait in the index."""
         site = self._sites.get(job.site)
+        if self.waiting >= WAITING and ((site is not None and site.waiting) or self.waiting >= 2 * WAITING):
+            # A site that nobody waits for yet is let in: a slow one must not shut out the others.
+            return False
         if site is None:
             site = self._sites[job.site] = Site(job.site, shard_of(job.site, self.shards))
         elif len(site.waiting) >= SITE_WAITING:
-            return False
-        if self.waiting >= WAITING and site.waiting:
-            # A site that nobody waits for yet is always let in: a slow one must not shut out the others.
             return False
         site.waiting.append(job)
         self.waiting += 1
@@ -66,8 +71,7 @@ class Sites:
         """The shard that had them died: they are the first to go out again, in their order."""
         for job in reversed(jobs):
             site = self._sites[job.site]
-            site.open -= 1
-            self._open[site.shard] -= 1
+            self._close(site, job)
             site.waiting.appendleft(job)
             self.waiting += 1
             self._enqueue(site)
@@ -75,26 +79,44 @@ class Sites:
     def take(self, shard: int) -> Iterator[Job]:
         """Jobs that this shard has room for; one of each site in turn."""
         turns = self._turns[shard]
-        while turns and self._open[shard] < SHARD_WINDOW:
+        passed = 0
+        while passed < len(turns) and self._open[shard] < SHARD_WINDOW:
             site = turns.popleft()
+            if not self._has_room(site):
+                turns.append(site)
+                passed += 1
+                continue
+            passed = 0
             site.is_queued = False
             job = site.waiting.popleft()
             self.waiting -= 1
             site.open += 1
             self._open[shard] += 1
+            self._bytes[shard] += job.place.size_bytes
             self._enqueue(site)
             yield job
+
+    def _has_room(self, site: Site) -> bool:
+        """Whether it may have one more, the others considered."""
+        shard = site.shard
+        return site.open < SHARD_WINDOW - self._open[shard] and (
+            not site.open or self._bytes[shard] < SHARD_BYTES
+        )
 
     def over(self, job: Job) -> int:
         """Its shard is done with it; which shard that is."""
         site = self._sites[job.site]
-        site.open -= 1
-        self._open[site.shard] -= 1
+        self._close(site, job)
         if site.waiting:
             self._enqueue(site)
         elif not site.open:
             del self._sites[job.site]
         return site.shard
+
+    def _close(self, site: Site, job: Job) -> None:
+        site.open -= 1
+        self._open[site.shard] -= 1
+        self._bytes[site.shard] -= job.place.size_bytes
 
     def shard_of(self, site: str) -> int:
         return self._sites[site].shard

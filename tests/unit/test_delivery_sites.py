@@ -32,16 +32,48 @@ def test_sites_take_turns_and_a_site_keeps_its_order() -> None:
 
 def test_a_site_has_a_window_and_so_has_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SITE_WINDOW", 2)
-    monkeypatch.setattr(module, "SHARD_WINDOW", 3)
+    monkeypatch.setattr(module, "SHARD_WINDOW", 4)
     sites = Sites(1)
-    jobs = [job("mx:a.example", offset) for offset in range(4)] + [job(f"mx:{n}.example") for n in "bcd"]
+    jobs = [job("mx:a.example", offset) for offset in range(4)] + [job(f"mx:{n}.example") for n in "bcde"]
     for one in jobs:
         assert sites.add(one)
     first = list(sites.take(0))
-    assert [one.site for one in first] == ["mx:a.example", "mx:b.example", "mx:c.example"]
+    assert [one.site for one in first] == ["mx:a.example", "mx:b.example", "mx:c.example", "mx:d.example"]
     for one in first:
         assert sites.over(one) == 0
-    assert [one.site for one in sites.take(0)] == ["mx:d.example", "mx:a.example", "mx:a.example"]
+    assert [one.site for one in sites.take(0)] == ["mx:e.example", "mx:a.example", "mx:a.example"]
+
+
+@pytest.mark.parametrize("hanging", [1, 9, 10, 50, 200])
+def test_sites_that_hang_leave_room_for_the_others(hanging: int) -> None:
+    """Each of them would fill its window, and all of them the shard's."""
+    sites = Sites(1)
+    for number in range(hanging):
+        for offset in range(module.SITE_WINDOW + 1):
+            assert sites.add(job(f"mx:slow{number}.example", offset))
+    assert len(list(sites.take(0))) < module.SHARD_WINDOW
+    for offset in range(3):
+        assert sites.add(job("mx:good.example", offset))
+        (one,) = [found for found in sites.take(0) if found.site == "mx:good.example"]
+        assert sites.over(one) == 0
+    # One of theirs that ends makes room for one, and nothing is forgotten.
+    assert sites.add(job("mx:good.example"))
+    assert [found.site for found in sites.take(0)].count("mx:good.example") == 1
+
+
+def test_big_messages_of_a_site_do_not_fill_a_shards_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARD_BYTES", 250)
+    sites = Sites(1)
+    for offset in range(6):
+        sites.add(job("mx:a.example", offset))
+    taken = list(sites.take(0))
+    assert len(taken) == 3
+    sites.add(job("mx:b.example"))
+    sites.add(job("mx:b.example", 1))
+    assert [one.site for one in sites.take(0)] == ["mx:b.example"]
+    for one in taken:
+        sites.over(one)
+    assert [one.site for one in sites.take(0)] == ["mx:a.example", "mx:b.example"]
 
 
 def test_what_is_too_much_for_memory_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +86,8 @@ def test_what_is_too_much_for_memory_is_not_taken(monkeypatch: pytest.MonkeyPatc
     # A site that nobody waits for is let in all the same: a slow one doesn't shut out the others.
     assert sites.add(job("mx:c.example"))
     assert sites.room() == 0
+    # But not without end.
+    assert [sites.add(job(f"mx:{name}.example")) for name in "defgh"] == [True, True, False, False, False]
 
 
 def test_jobs_of_a_dead_shard_go_out_first_and_in_their_order() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from fastsmtp import _record, errors
 from fastsmtp._payload import decode
-from fastsmtp.delivery import compact
+from fastsmtp.delivery import compact, sites
 from fastsmtp.delivery.job import Damaged
 from fastsmtp.delivery.owner import BODIES
 from fastsmtp.queue.fileheader import SIZE_BYTES
@@ -283,6 +283,41 @@ def test_the_operator_s_word_about_what_is_in_hand(tmp_path: pathlib.Path) -> No
         await queue.leave(journal)
         await until(lambda: queue.segments() == [])
         assert shard.jobs == []
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+def test_slow_sites_that_fill_the_memory_hold_back_neither_others_nor_the_operator(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites, "WAITING", 3)
+    monkeypatch.setattr(sites, "SITE_WINDOW", 1)
+
+    async def work(queue: Queue) -> None:
+        queue.retry_ms = 600_000
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        other = "smtp://192.0.2.2:25"
+        for id, deliver in (("OTHER", other), ("GONE", other)):
+            await journal.append(encode(message(id, recipient("a@example.net", deliver))))
+        for count in (1, 2):
+            shard.say(await shard.job(count), LATER)
+        await until(lambda: shard.acked == 2)
+        for number in range(5):
+            await journal.append(encode(message(f"SLOW{number}", recipient("a@example.org"))))
+        await until(lambda: owner.dispatcher.sites.room() == 0 and len(shard.jobs) == 3)
+        now_ms = int(time.time() * 1000)
+        assert await owner.index.condemn(Filter(ids=("GONE",)), State.DELETE, now_ms) == 1
+        await owner.index.flush(Filter(ids=("OTHER",)), now_ms)
+        again = await shard.job(4)
+        assert (owner.reader.read(again.place).id, again.attempt) == ("OTHER", 2)
+        shard.say(again, YES)
+        while {row.id for row in (await owner.index.find(Filter())).rows} & {"GONE", "OTHER"}:
+            await asyncio.sleep(0.01)
+        shard.line.close()
+        await queue.leave(journal)
         await owner.close()
 
     run(work, tmp_path)

@@ -18,6 +18,7 @@ from fastsmtp.delivery.owner import BODIES, DEEP_BYTES, Owner
 from fastsmtp.log import ListLog
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.queue import frames
+from fastsmtp.queue.bodies import BodyFile
 from fastsmtp.queue.dsn import Reporter
 from fastsmtp.queue.fileheader import SIZE_BYTES
 from fastsmtp.queue.journal import Journal
@@ -178,10 +179,12 @@ def run(work: Callable[[Queue], Coroutine[Any, Any, None]], folder: pathlib.Path
     asyncio.run(body())
 
 
-async def spooled(queue: Queue, journal: Journal, id: str, text: bytes) -> pathlib.Path:
-    """Queue a message for a@example.net whose body is in a file; the file's path."""
+async def spooled(
+    queue: Queue, journal: Journal, id: str, text: bytes, file: BodyFile | None = None
+) -> pathlib.Path:
+    """Queue a message for a@example.net whose body is in a file (this one, or another); the file's path."""
     assert queue.remote is not None
-    file = await queue.remote.body()
+    file = file or await queue.remote.body()
     os.pwrite(file.fd, text, SIZE_BYTES)
     body = BodyReference(file.number, file.epoch, _record.crc32c(text))
     made = message(id, recipient("a@example.net"), body=body)

@@ -310,11 +310,11 @@ class Desk:
         self._dispatcher.arrived(kept, batch)
         self.pump_soon()
 
-    def _read_abandoned(self) -> None:
+    def _read_abandoned(self, *, whoever_had_them: bool = False) -> None:
         """Segments whose writers are dead: all that is there, and then the body files that nobody named."""
         if not self.is_open:
             return
-        for kept in self._keeper.abandoned():
+        for kept in self._keeper.abandoned(whoever_had_them=whoever_had_them):
             for batch in self._keeper.finish(kept):
                 self._arrived(kept, batch)
             self._keeper.look_at(kept)
@@ -322,9 +322,10 @@ class Desk:
         if dead and not any(
             kept.end is None and kept.holder is None for kept in self._keeper.segments.values()
         ):
+            # A line may end without its worker: whether somebody has them open, the sweep looks.
             for number in dead:
                 del self._given[number]
-                self._keeper.remove_body(number)
+            self.wants_sweep = True
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -379,7 +380,9 @@ class Desk:
             return
         # Of all that there may be: one that hasn't called yet writes all the same.
         self._look_once(range(self._progress.workers))
-        self._read_abandoned()
+        # A segment is closed before the next one is written to: one that a worker has left is nobody's by now, though
+        # we haven't heard where it ends.
+        self._read_abandoned(whoever_had_them=True)
         named = {
             message.body for kept in self._keeper.segments.values() for message in kept.messages.values()
         }

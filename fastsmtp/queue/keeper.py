@@ -181,12 +181,15 @@ class Keeper:
             if kept.holder is holder:
                 kept.holder = None
 
-    def abandoned(self) -> list[Kept]:
-        """Segments that nobody holds any more, and of which nobody has said where they end."""
+    def abandoned(self, *, whoever_had_them: bool = False) -> list[Kept]:
+        """Segments that nobody holds any more, and of which nobody has said where they end.
+
+        whoever_had_them   also those whose writers live: their word of it is on its way
+        """
         return [
             kept
             for kept in self.segments.values()
-            if kept.end is None and kept.holder is None and not is_held(kept.fd)
+            if kept.end is None and (whoever_had_them or kept.holder is None) and not is_held(kept.fd)
         ]
 
     def adopt(self, scanned: Scanned, end: int | None) -> Kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
 import time
@@ -120,6 +121,85 @@ def test_the_record_of_a_copy_leaves_the_body_alone(
         await owner.close()
         owner = await queue.open()
         await _delivered(queue, owner, path)
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+def test_a_worker_whose_line_ends_keeps_the_files_that_it_has(tmp_path: pathlib.Path) -> None:
+    """It lives, has called again, and writes a record that names one of them later."""
+
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        assert queue.remote is not None
+        file = await queue.remote.body()
+        desk = owner.desk
+        desk._hang_up(desk._workers[0])
+        await until(lambda: 0 in desk._workers)
+        for kept in owner.keeper.segments.values():
+            # As when the segments from before are used up.
+            kept.holder = desk._workers[0]
+        desk._read_abandoned()
+        await desk._sweep()
+        path = await spooled(queue, journal, "A", TEXT, file)
+        job = await shard.job()
+        for _ in range(2 * DISK_THREADS):
+            await owner._disk.run(_nothing)
+        assert path.read_bytes()[-len(TEXT) :] == TEXT
+        shard.say(job, YES)
+        await until(lambda: not path.exists())
+        await queue.leave(journal)
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+class _Never:
+    """In the place of a timer: nothing is looked at."""
+
+    def cancel(self) -> None:
+        return None
+
+
+def test_a_file_is_looked_for_in_segments_that_were_just_left(tmp_path: pathlib.Path) -> None:
+    """The worker has gone on to its next segment, and its word of that is on its way."""
+
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        assert queue.remote is not None
+        file = await queue.remote.body()
+        await owner.close()
+        # Who comes later doesn't know whom the file was given to.
+        owner = await queue.open()
+        desk = owner.desk
+        await until(lambda: 0 in desk._workers)
+        await desk._sweep()
+        assert journal.segment is not None
+        owner.keeper.segments[journal.segment.epoch].holder = desk._workers[0]
+        if desk._looking is not None:
+            desk._looking.cancel()
+        desk._looking = _Never()  # type: ignore[assignment]
+        line = desk._workers[0].line
+        assert line is not None
+        asyncio.get_running_loop().remove_reader(line._sock.fileno())
+        path = await spooled(queue, journal, "A", TEXT, file)
+        journal._take(await journal._ahead)  # type: ignore[misc]
+        await journal.append(encode(message("B", recipient("b@example.net"))))
+        await desk._sweep()
+        await owner.log.flush()
+        for _ in range(2 * DISK_THREADS):
+            await owner._disk.run(_nothing)
+        assert path.read_bytes()[-len(TEXT) :] == TEXT
+        asyncio.get_running_loop().add_reader(line._sock.fileno(), line._read)
+        await queue.leave(journal)
+        shard = FakeShard(queue.path)
+        await shard.job(2)
+        for job in shard.jobs:
+            shard.say(job, YES)
+        await until(lambda: queue.segments() == [] and not path.exists())
         await owner.close()
 
     run(work, tmp_path)

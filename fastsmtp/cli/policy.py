@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fastsmtp.cli.flags import make_parser, parse_flags
-from fastsmtp.errors import ConfigError
+from fastsmtp.errors import ConfigError, system_words
 from fastsmtp.records import replace
 
 if TYPE_CHECKING:
@@ -55,9 +55,13 @@ def run(arguments: Sequence[str]) -> int:
     with asyncio.Runner(loop_factory=new_loop) as runner:
         try:
             return runner.run(_serve(loaded, flags, places))
-        except OSError as error:
-            print(f"fastsmtp policy: {error.strerror or error}", file=sys.stderr)
+        except _NotBound as error:
+            print(f"fastsmtp policy: cannot listen on {error}", file=sys.stderr)
             return EX_OSERR
+
+
+class _NotBound(Exception):
+    """A place of --listen, and why."""
 
 
 def _place(text: str) -> tuple[str, int] | str:
@@ -135,14 +139,18 @@ async def _serve(loaded: Loaded, flags: Flags, places: Sequence[tuple[str, int] 
     service, office = await _made(loaded)
     try:
         for place in places:
-            if isinstance(place, str):
-                servers.append(await loop.create_unix_server(lambda: Desk(office), place))
-                os.chmod(place, 0o666)  # noqa: S103 - who may ask, says the directory that it is in
-                shown.append(f"{UNIX}{place}")
-            else:
-                server = await loop.create_server(lambda: Desk(office), *place)
-                servers.append(server)
-                shown += [show(*sock.getsockname()[:2]) for sock in server.sockets]
+            where = f"{UNIX}{place}" if isinstance(place, str) else show(*place)
+            try:
+                if isinstance(place, str):
+                    servers.append(await loop.create_unix_server(lambda: Desk(office), place))
+                    os.chmod(place, 0o666)  # noqa: S103 - who may ask, says the directory that it is in
+                    shown.append(where)
+                else:
+                    server = await loop.create_server(lambda: Desk(office), *place)
+                    servers.append(server)
+                    shown += [show(*sock.getsockname()[:2]) for sock in server.sockets]
+            except OSError as error:
+                raise _NotBound(f"{where}: {system_words(error)}") from None
         account, warning = account_for(
             loaded.config.user, [place for place in places if not isinstance(place, str)]
         )

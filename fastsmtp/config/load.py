@@ -63,7 +63,8 @@ def load(
 
     flags   of the command line; --config names the file, else DEFAULT_FILE where it exists
     values  nested dicts in the file's place, for programs; then no file is read and nothing is a trial
-    is_served  False for who only looks into a server's configuration, and need not be what the server is
+    is_served  False for who only looks into a server's configuration, and need not be what the server is, nor may
+               read its keys
     """
     from fastsmtp.config.check import check
     from fastsmtp.config.flags import Flags, overlay

@@ -155,8 +155,23 @@ def test_trouble_on_standard_input_is_status_1(folder: pathlib.Path, said: bytes
     assert b"delegation_failed" in errors
 
 
-@pytest.mark.parametrize(("place", "status"), [("nonsense", 1), ("192.0.2.1:10031", 71)])
-def test_a_place_that_is_none(folder: pathlib.Path, place: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "status", "said"),
+    [
+        ("nonsense", 1, b"fastsmtp: --listen: 'nonsense' has no port, as in nonsense:25, and no unix:PATH\n"),
+        (
+            "192.0.2.1:10031",
+            71,
+            b"fastsmtp policy: cannot listen on 192.0.2.1:10031: Cannot assign requested address\n",
+        ),
+        (
+            "unix:/not/there/policy",
+            71,
+            b"fastsmtp policy: cannot listen on unix:/not/there/policy: No such file or directory\n",
+        ),
+    ],
+)
+def test_a_place_that_is_none(folder: pathlib.Path, place: str, status: int, said: bytes) -> None:
     command = [
         sys.executable,
         "-m",
@@ -168,8 +183,7 @@ def test_a_place_that_is_none(folder: pathlib.Path, place: str, status: int) -> 
         place,
     ]
     done = subprocess.run(command, capture_output=True, env=environment(), timeout=60, check=False)
-    assert done.returncode == status
-    assert done.stderr.startswith(b"fastsmtp")
+    assert (done.returncode, done.stderr) == (status, said)
 
 
 @needs_postfix

@@ -469,3 +469,10 @@ def test_a_flag_s_destination_is_the_server_s_own_whoever_the_file_named() -> No
 def test_who_only_looks_into_a_configuration_need_not_be_root() -> None:
     loaded = load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": BOX + "user = 'joe'"}), is_served=False)
     assert loaded.config.accept[0].user == "joe"
+
+
+def test_who_only_looks_at_the_configuration_needs_no_right_to_read_keys() -> None:
+    text = "[tls]\ncertificate = '/absent'\nkey = '/absent too'"
+    load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": text}), is_served=False)
+    with pytest.raises(ConfigError):
+        load(Flags(config="/f.toml"), host=FakeHost({"/f.toml": text}))

@@ -401,12 +401,8 @@ def _failure(case: Case, outcome: Failed, now_ms: int) -> Fate:
     said = told(outcome)
     if outcome.reply is reply.BOUNCED_BY_OPERATOR:
         # Nobody has said it over SMTP; what was said last is why.
-        last = Said() if case.row is None else case.row.said
-        if not last.code and not last.host:
-            last = Said()  # of this machine, and so not for the sender (noted)
-        words = " ".join(filter(None, (str(last.code or ""), last.enhanced, last.text)))
-        text = f"{said.text}; the last answer was: {words}" if words else said.text
-        return Fate(case.recipient, Action.FAILED, Said(text=text, host=last.host), now_ms, said.enhanced)
+        text = said.text + returned_after(Said() if case.row is None else case.row.said)
+        return Fate(case.recipient, Action.FAILED, Said(text=text), now_ms, said.enhanced)
     return Fate(case.recipient, Action.FAILED, said, now_ms)
 
 
@@ -446,6 +442,14 @@ def noted(outcome: Retry) -> Said:
     if outcome.reply in reply.OF_THIS_MACHINE and outcome.reason:
         return Said(0, outcome.reply.enhanced, outcome.reason)
     return told(outcome)
+
+
+def returned_after(last: Said) -> str:
+    """What a report of the operator's says of the last attempt; nothing of this machine (noted)."""
+    if last.code:
+        words = " ".join(filter(None, (str(last.code), last.enhanced, last.text)))
+        return f"; the last answer was: {f'{last.host} said: ' if last.host else ''}{words}"
+    return f"; the last attempt ended with: {last.host}: {last.text}" if last.host else ""
 
 
 def _reason(outcome: Retry | Failed) -> str:

@@ -7,7 +7,7 @@ import pytest
 from fastsmtp import reply
 from fastsmtp.admin.protocol import Entry
 from fastsmtp.cli.queue import words
-from fastsmtp.delivery.afterwards import noted, told
+from fastsmtp.delivery.afterwards import noted, returned_after, told
 from fastsmtp.delivery.outcome import Retry
 from fastsmtp.queue.row import Said
 from fastsmtp.reply import Reply
@@ -57,6 +57,22 @@ def test_the_operator_reads_why_and_the_sender_what_concerns_him(
 ) -> None:
     assert words(_entry(noted(outcome))) == operator
     assert told(outcome) == sender
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (Said(), ""),
+        (Said(451, "4.7.1", "greylisted", HOST), f"; the last answer was: {HOST} said: 451 4.7.1 greylisted"),
+        (
+            Said(0, "4.4.1", "Connection refused", HOST),
+            f"; the last attempt ended with: {HOST}: Connection refused",
+        ),
+        (Said(0, "4.3.0", "/home/joe/Maildir: Permission denied"), ""),
+    ],
+)
+def test_what_the_operator_returns_says_why_it_waited(last: Said, words: str) -> None:
+    assert returned_after(last) == words
 
 
 def _entry(said: Said) -> Entry:

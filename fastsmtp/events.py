@@ -54,6 +54,7 @@ FIELDS: dict[str, str] = {
     "limit": "configuration key of the limit",
     "allowed": "value of the limit",
     "found": "value that was found",
+    "healed": "how many of the stranded recipients have a next event again",
     "took_ms": "milliseconds since the session, the message, or what the event is about, began",
     "file": "path of a file",
     "signal": "signal that ended a process",
@@ -190,8 +191,9 @@ EVENTS: dict[str, Event] = {
     ),
     "stranded": Event(
         ERROR,
-        "A defect of ours: recipients in the queue have no next event; they get one with the next start",
-        ("found", "file", "reason"),
+        "A defect of ours: recipients in the queue had no next event; so many have one again (healed), "
+        "the others get one with the next start",
+        ("found", "healed", "file", "reason"),
     ),
     "queue_failed": Event(
         ERROR, "The disk refuses something that the queue needs; it is tried again", ("reason",)

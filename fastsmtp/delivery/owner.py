@@ -29,6 +29,7 @@ from fastsmtp.delivery.compact import Compactor
 from fastsmtp.delivery.desk import Desk
 from fastsmtp.delivery.dispatcher import Dispatcher
 from fastsmtp.delivery.hands import DispatcherHands
+from fastsmtp.delivery.healer import Healer
 from fastsmtp.delivery.opening import Found, Opening, Stopped
 from fastsmtp.delivery.rounds import Rounds
 from fastsmtp.delivery.sites import Sites
@@ -176,6 +177,7 @@ class Owner:
         self.rounds = Rounds(
             self.dispatcher, self.index, patience=self._patience, wall=self._wall, log=self._log, loop=loop,
             failed=self._failed,
+            heal=Healer(self.dispatcher, self.index).heal,
         )  # fmt: skip
         self.compactor = Compactor(
             self.keeper,

@@ -7,12 +7,13 @@ event".  Rank 6.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fastsmtp import errors
 from fastsmtp.delivery.dispatcher import Dispatcher
 from fastsmtp.log import Log
 from fastsmtp.queue.deferred import DeferredIndex
+from fastsmtp.queue.keeper import Kept
 from fastsmtp.queue.schedule import Patience, latest_ms
 from fastsmtp.queue.watchdog import INTERVAL_S, Balance, Segment, Watchdog
 
@@ -21,7 +22,10 @@ SLACK_MS = 1_000
 
 
 class Rounds:
-    """A task that goes its rounds until close()."""
+    """A task that goes its rounds until close().
+
+    heal   gives recipients of a segment a next event; it is told how many have none, and gives how many have one now
+    """
 
     def __init__(
         self,
@@ -33,7 +37,9 @@ class Rounds:
         log: Log,
         loop: asyncio.AbstractEventLoop,
         failed: Callable[[Exception], object],
+        heal: Callable[[Kept, int], Awaitable[int]],
     ) -> None:
+        self._heal = heal
         self._dispatcher = dispatcher
         self._index = index
         self._patience = patience
@@ -74,12 +80,15 @@ class Rounds:
         skipped = await self._index.skipped()
         if skipped:
             self.stranded += skipped
-            self._log.line("stranded", found=skipped, reason="due, and nobody's")
-        for (number, _), stranded in self._dog.look(await self._index.segments(self._balances)).items():
-            self.stranded += abs(stranded)
+            self._log.line("stranded", found=skipped, healed=skipped, reason="due, and nobody's")
+        keeper = self._dispatcher.keeper
+        for (number, epoch), stranded in self._dog.look(await self._index.segments(self._balances)).items():
+            self.stranded += stranded
+            kept = keeper.segments.get(epoch)
+            healed = 0 if kept is None else await self._heal(kept, stranded)
             self._log.line(
-                "stranded", found=stranded, file=self._dispatcher.keeper.store.path(number),
-                reason="accepted, and nobody's" if stranded > 0 else "known twice",
+                "stranded", found=stranded, healed=healed, file=keeper.store.path(number),
+                reason="accepted, and nobody's",
             )  # fmt: skip
 
     def _balances(self, indexed: dict[Segment, int]) -> dict[Segment, Balance]:

@@ -147,6 +147,10 @@ class Done:
         """The done segment `number` has entries of these mail segments."""
         self._files.setdefault(number, set()).update(epochs)
 
+    def files(self) -> list[int]:
+        """The done segments that there are, rising."""
+        return sorted(self._files)
+
     def forget(self, epoch: int) -> list[int]:
         """The mail segment is retired.  Gives the done segments that speak of none that is left."""
         self._by_epoch.pop(epoch, None)

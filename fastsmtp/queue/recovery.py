@@ -22,6 +22,8 @@ from fastsmtp.queue.store import Store, sync_directory, write_all
 # Read at once; a record that is bigger gets a window of its own.
 WINDOW_BYTES = 4_194_304
 QUARANTINE = "quarantine"
+# A segment's size, at most.
+MAX_BYTES = 0xFFFF_FFFF
 # The disk said so: another time it may say something else.
 UNREADABLE = "can't be read"
 
@@ -251,6 +253,25 @@ def recover_one(system: Any, store: Store, number: int, end: tuple[int, int] | N
         if end is not None:
             segment.cut(*end)
         _close(system, store, segment, found)
+    return found
+
+
+def read_now(system: Any, store: Store, number: int, limit: int = MAX_BYTES) -> Recovery:
+    """What stands in one segment at this moment, up to limit, with somebody perhaps writing to it.
+
+    Nothing is moved, copied or synced, and what is no valid record is passed over.  Raises errors.QueueTooNew and
+    errors.QueueDamaged for its header, OSError.
+    """
+    found = Recovery()
+    name = store.path(number)
+    fd = system.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        file = _File(system, fd)
+        segment = Scanned(read_header(file.read(0, BLOCK), name, store.purpose, store.version))
+        _scan(file, segment, min(limit, system.fstat(fd).st_size))
+        found.segments.append(segment)
+    finally:
+        system.close(fd)
     return found
 
 

@@ -4,8 +4,7 @@ A recipient that was accepted and isn't finished is in somebody's hand (waiting
 for its first attempt, or under way), or in the index with a time.  So for each
 segment: unfinished = in hand + indexed.  What doesn't add up twice in a row is
 stranded: nobody would ever look at it again.  That is a defect of ours; it is
-reported, and the owner of the queue reads the segment again and takes up what
-is missing.
+reported, and the segment is read again for what is missing (delivery/healer.py).
 
 Rank 5: pure.
 """

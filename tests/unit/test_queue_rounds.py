@@ -38,6 +38,9 @@ class Books:
     def path(self, number: int) -> str:
         return f"mail-{number}"
 
+    async def heal(self, kept: Kept, stranded: int) -> int:
+        return stranded
+
     def segment(self, opened: int, in_hand: int) -> None:
         kept = self.segments[EPOCH] = Kept(1, EPOCH, 65_536, -1)
         kept.open = opened
@@ -54,7 +57,7 @@ def walk(path: pathlib.Path, work: Any, wall_ms: int = NOW) -> list[dict[str, An
         log, books = ListLog(), Books()
         rounds = Rounds(
             books, index, patience=PATIENCE, wall=lambda: wall_ms / 1000, log=log, loop=loop,  # type: ignore[arg-type]
-            failed=lambda error: None,
+            failed=lambda error: None, heal=books.heal,
         )  # fmt: skip
         try:
             await work(index, books, rounds)
@@ -106,7 +109,7 @@ def test_what_nobody_will_look_at_is_told_at_the_second_look(tmp_path: pathlib.P
         await rounds.once()
 
     assert walk(tmp_path, work) == [
-        {"event": "stranded", "found": 2, "file": "mail-1", "reason": "accepted, and nobody's"}
+        {"event": "stranded", "found": 2, "healed": 2, "file": "mail-1", "reason": "accepted, and nobody's"}
     ]
 
 

@@ -57,7 +57,9 @@ def message(id: str, *recipients: Recipient, body: Any = (b"Subject: x\r\n\r\nHe
 class FakeShard:
     """Collects jobs; the test says what becomes of them."""
 
-    def __init__(self, path: str, held: list[tuple[int, int, int]] | None = None) -> None:
+    def __init__(
+        self, path: str, held: list[tuple[int, int, int]] | None = None, *, is_ready: bool = True
+    ) -> None:
         self.jobs: list[Job] = []
         self.acked = 0
         self.count = 0
@@ -65,7 +67,8 @@ class FakeShard:
         self.line.send(frames.hello(frames.Role.SHARD, 0, 1))
         for packet in wire.held(held or []):
             self.line.send(packet)
-        self.line.send(wire.ready())
+        if is_ready:
+            self.line.send(wire.ready())
 
     def _heard(self, packet: bytes, descriptors: list[int]) -> None:
         if packet[0] == wire.JOBS:

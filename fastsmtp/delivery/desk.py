@@ -420,6 +420,7 @@ class Desk:
             self._pump()
         elif word == wire.CLOSING:
             caller.is_ready = False
+            self._keeper.log.hurry()
         else:
             raise ValueError(f"a shard says {word}")
 

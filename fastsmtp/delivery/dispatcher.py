@@ -107,6 +107,8 @@ class Dispatcher:
         self._rows: dict[Key, Row] = {}
         # What a shard that was there before us said that it has.
         self._held: list[set[Named]] = [set() for _ in range(sites.shards)]
+        # Of these, what was delivered before we handed it out.
+        self._known: set[Named] = set()
 
     @property
     def sent(self) -> int:
@@ -204,6 +206,11 @@ class Dispatcher:
         found = []
         for job in self.sites.take(shard):
             epoch, offset = job.place.epoch, job.place.offset
+            if self._known:
+                rest = self._without_known(job)
+                if rest is None:
+                    continue
+                job = rest  # noqa: PLW2901 - the others of its recipients
             if pinned:
                 rest = self._without(job, pinned)
                 if rest is None:
@@ -220,6 +227,33 @@ class Dispatcher:
             if fresh:
                 found.append(job._replace(recipients=fresh))
         return found
+
+    def _without_known(self, job: Job) -> Job | None:
+        """The job without recipients that are delivered; None when nobody is left."""
+        place = job.place
+        epoch, offset = place.epoch, place.offset
+        gone = [one for one in job.recipients if (epoch, offset, one) in self._known]
+        if not gone:
+            return job
+        left = tuple(one for one in job.recipients if one not in gone)
+        if not left:
+            self.sites.over(job)
+        kept = self.keeper.segments[epoch]
+        keys = []
+        for one in gone:
+            self._known.discard((epoch, offset, one))
+            key = Key(place.number, epoch, offset, one)
+            if self._rows.pop(key, None) is not None or key in self._the_cases().pinned:
+                keys.append(key)
+            self.gone(kept, offset)
+        if keys:
+            self._finished(keys)
+        return job._replace(recipients=left) if left else None
+
+    def _finished(self, keys: Sequence[Key]) -> None:
+        """Their rows go when the done-log has what was added."""
+        cases = self._the_cases()
+        self.keeper.afterwards(lambda: cases.finished(keys))
 
     def _without(self, job: Job, pinned: set[Key]) -> Job | None:
         """The job without recipients that are the operator's now; None when nobody is left."""
@@ -263,7 +297,7 @@ class Dispatcher:
         keys: list[Key] = []
         pinned = self._the_cases().pinned
         for one in named:
-            sent = self._taken(shard, one)
+            sent = self._taken(shard, one, is_delivered=True)
             if sent is None:
                 continue
             epoch, offset, recipient = one
@@ -281,15 +315,20 @@ class Dispatcher:
                 self.gone(kept, offset)
         keeper.afterwards(settled)
         if keys:
-            cases_of = self._the_cases()
-            keeper.afterwards(lambda: cases_of.finished(keys))
+            self._finished(keys)
 
-    def _taken(self, shard: int, named: Named) -> _Sent | None:
-        """The job of a recipient that is over; None for what was told twice."""
+    def _taken(self, shard: int, named: Named, *, is_delivered: bool) -> _Sent | None:
+        """The job of a recipient that is over; None for what was told twice, or is still to come."""
         sent = self._sent.pop(named, None)
         if sent is None:
-            # Or of a job that an earlier dispatcher gave: not finished by us, so it is still to come.
-            self._held[shard].discard(named)
+            held = self._held[shard]
+            if named in held:
+                # Of a job that an earlier dispatcher gave: we come to it later.
+                held.discard(named)
+                epoch, offset, recipient = named
+                if is_delivered and epoch in self.keeper.segments:
+                    self._known.add(named)
+                    self.keeper.log.add_entries(epoch, pack(epoch, offset, recipient, Done.DELIVERED))
             return None
         sent.left -= 1
         if not sent.left:
@@ -306,7 +345,9 @@ class Dispatcher:
         cases: list[Case] = []
         countdown = _Countdown(settled)
         for place, recipient, outcome in batch:
-            sent = self._taken(shard, (place.epoch, place.offset, recipient))
+            sent = self._taken(
+                shard, (place.epoch, place.offset, recipient), is_delivered=type(outcome) is Told
+            )
             if sent is not None:
                 self.delivered += type(outcome) is Told
                 kept = self.keeper.segments[place.epoch]

@@ -67,8 +67,14 @@ class Shard:
         self._results = 0
         self._is_flushing = False
         self._is_closed = False
+        self._is_draining = False
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+        # All that was said is durable; or nobody is there any more who could see to that.
+        self._is_safe = asyncio.Event()
+        self._is_alone = False
+        self._has_come_back = False
+        self._is_safe.set()
 
     def start(self) -> None:
         """Connect, and go on until close()."""
@@ -84,7 +90,11 @@ class Shard:
         self._retry = None
         try:
             sock = connect(self._path)
-        except OSError:
+        except OSError as error:
+            if self._is_draining and not isinstance(error, BlockingIOError):
+                # The socket is the master's, and he is gone.
+                self._be_alone()
+                return
             self._retry = self._loop.call_later(RECONNECT_S, self.connect)
             return
         line = self._line = Line(sock, self._loop, self._heard, self._ended)
@@ -99,9 +109,12 @@ class Shard:
         held += [named for _, _, names in self._sent for named in names]
         for packet in wire.held(held):
             line.send(packet)
-        line.send(wire.ready())
+        if not self._is_draining:
+            line.send(wire.ready())
         for _, packet, _ in self._sent:
             line.send(packet)
+        if self._is_draining:
+            line.send(wire.closing())
 
     @property
     def jobs(self) -> int:
@@ -109,11 +122,20 @@ class Shard:
         return len(self._jobs)
 
     async def drain(self) -> None:
-        """Take no more, and wait until what is under way has ended and is known."""
-        if self._line is not None:
-            self._line.send(wire.closing())
+        """Take no more, and wait until what is under way has ended and is durable.
+
+        At a reload the dispatcher goes as well: what it didn't hear any more its successor must, or it comes twice.
+        """
+        self._is_draining = True
+        self._say_closing()
         await self._is_idle.wait()
         self._flush()
+        self._say_closing()
+        await self._is_safe.wait()
+
+    def _say_closing(self) -> None:
+        if self._line is not None:
+            self._line.send(wire.closing())
 
     async def close(self) -> None:
         """Stop everything; what was under way will be tried again."""
@@ -131,8 +153,18 @@ class Shard:
 
     def _ended(self) -> None:
         self._line = None
-        if not self._is_closed:
-            self.connect()
+        if self._is_closed:
+            return
+        if self._is_draining and self._has_come_back:
+            # Not for ever: somebody else has our place by now.
+            self._be_alone()
+            return
+        self._has_come_back = self._is_draining
+        self.connect()
+
+    def _be_alone(self) -> None:
+        self._is_alone = True
+        self._is_safe.set()
 
     def _heard(self, packet: bytes, descriptors: list[int]) -> None:
         if packet[0] == wire.JOBS:
@@ -142,6 +174,8 @@ class Shard:
             number = wire.read_ack(packet)
             while self._sent and self._sent[0][0] <= number:
                 self._sent.popleft()
+            if not self._sent:
+                self._is_safe.set()
         elif packet[0] == wire.WAKE:
             self._deliverer.wake()
 
@@ -252,6 +286,8 @@ class Shard:
 
     def _send(self, packet: bytes, names: list[tuple[int, int, int]]) -> None:
         self._sent.append((self._results, packet, names))
+        if not self._is_alone:
+            self._is_safe.clear()
         if self._line is not None:
             self._line.send(packet)
 

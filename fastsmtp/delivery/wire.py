@@ -1,7 +1,7 @@
 """What the dispatcher and a shard say to each other; docs/queue.md, "The shards' line".
 
     shard -> dispatcher   hello (queue/frames.py), HELD*, READY, then DELIVERED and RESULTS with rising numbers;
-                          CLOSING: no more
+                          CLOSING: no more jobs, and what was said is to be durable soon
     dispatcher -> shard   JOBS; ACK: results up to this number are safe, forget them; WAKE: try sites that pause
 
 A recipient of a record is named by (epoch, offset, recipient), which stays true

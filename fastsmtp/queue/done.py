@@ -269,6 +269,10 @@ class DoneLog:
             if self._writing is None or not await self._writing:
                 raise errors.StorageFailed("the done-log can't be written")
 
+    def hurry(self) -> None:
+        """Somebody waits for what was added: it is written now."""
+        self._begin()
+
     def stop(self) -> None:
         """The journal is about to be closed: what comes now is lost, and repeated."""
         self._is_stopped = True

@@ -170,7 +170,7 @@ def test_what_is_wrong_with_a_file_is_told_with_its_line(tmp_path: pathlib.Path)
     file.unlink()
     with pytest.raises(ConfigError) as raised:
         load(values=rule(file))
-    assert raised.value.faults == (f"{file}: No such file or directory",)
+    assert raised.value.faults == (f"policy.signatures.file: {file}: No such file or directory",)
 
 
 def test_the_sample_is_a_file_to_begin_with() -> None:

@@ -315,8 +315,18 @@ class Afterwards:
         return is_sent
 
     async def _append(self, reports: list[list[bytes]]) -> None:
+        """All of them; raises what kept one out, and leaves those in the list that are to be tried again."""
         journal = await self._journal()
-        await asyncio.gather(*[journal.append(pieces) for pieces in reports])
+        found = await asyncio.gather(*[journal.append(pieces) for pieces in reports], return_exceptions=True)
+        failed = [error for error in found if isinstance(error, BaseException)]
+        reports[:] = [
+            pieces for pieces, one in zip(reports, found, strict=True) if isinstance(one, BaseException)
+        ]
+        for error in failed:
+            if isinstance(error, ValueError):
+                # Where room is scarce a segment may be too small for it; there is always a bigger one later.
+                raise errors.StorageFull(str(error))
+            raise error
 
     async def _remove(self, keys: Sequence[Key]) -> None:
         await self._insist(lambda: self._index.finished(keys))

@@ -9,11 +9,13 @@ import time
 
 import pytest
 
-from fastsmtp import _record, errors
+from fastsmtp import _record, errors, reply
 from fastsmtp._payload import decode
 from fastsmtp.delivery import compact, sites
 from fastsmtp.delivery.job import Damaged
+from fastsmtp.delivery.outcome import Failed
 from fastsmtp.delivery.owner import BODIES
+from fastsmtp.queue import keeper
 from fastsmtp.queue.fileheader import SIZE_BYTES
 from fastsmtp.queue.model import BodyReference, encode
 from fastsmtp.queue.remote import Remote
@@ -200,6 +202,39 @@ def test_a_failure_is_reported_before_it_is_forgotten(tmp_path: pathlib.Path) ->
         await queue.leave(journal)
         await owner.close()
         assert queue.told("report")[0]["about"] == "A"
+
+    run(work, tmp_path)
+
+
+def test_a_report_that_finds_no_segment_big_enough_waits_for_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when there is room for small segments only; and what was written in the same turn isn't written twice."""
+    monkeypatch.setattr(keeper, "FIRST_BYTES", (12_288, 12_288))
+    wordy = Failed(reply.Reply(550, "5.1.1", "no " * 300), "said so", remote="hop")
+
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        many = [recipient(f"{number}@example.net") for number in range(20)]
+        for id, some in (("MANY", many), ("ONE", many[:1])):
+            await journal.append(encode(message(id, *some)))
+        first, second = await shard.job(), await shard.job(2)
+        shard.say(first, *[wordy] * 20)
+        shard.say(second, NEVER)
+        await until(lambda: shard.acked == 2)
+        await shard.job(4)
+        about = {line["id"]: line["about"] for line in queue.told("report")}
+        found = [owner.reader.read(job.place).id for job in shard.jobs[2:]]
+        assert sorted(about[id] for id in found) == ["MANY", "ONE"]
+        assert "bigger than a segment" in str(queue.told("queue_failed")[0]["reason"])
+        for job in shard.jobs[2:]:
+            shard.say(job, YES)
+        await until(lambda: shard.acked == shard.count)
+        assert len(shard.jobs) == 4
+        await queue.leave(journal)
+        await owner.close()
 
     run(work, tmp_path)
 

@@ -420,5 +420,5 @@ OF_THE_WAY = frozenset((
 # Said by us of this machine: the reason is for its operator, and for nobody else.
 OF_THIS_MACHINE = frozenset((
     OUR_DEFECT, STORAGE_FULL, STORAGE_FAILED, PROGRAM_NOT_STARTED, ACCOUNT_UNNAMED, PROGRAM_TIMED_OUT, PROGRAM_FAILED,
-    QUEUE_NOT_STARTED, QUEUE_CRASHED, QUEUE_TIMED_OUT, *QMAIL_QUEUE.values(),
+    QUEUE_NOT_STARTED, QUEUE_CRASHED, QUEUE_TIMED_OUT, *QMAIL_QUEUE.values(), PROGRAM[75],
 ))  # fmt: skip

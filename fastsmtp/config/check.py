@@ -22,6 +22,8 @@ from fastsmtp.config.tree import Tree
 from fastsmtp.records import dataclass
 from fastsmtp.typed import Final
 
+# Where syslog daemons listen; log_destination.py has the same.
+SYSLOG_SOCKET: Final = "/dev/log"
 # p0f 3's default of -S.
 _P0F_CLIENTS: Final = 20
 
@@ -484,6 +486,8 @@ class _Checker:
         directory, slash, _ = self.config.log.to.rpartition("/")
         if slash and self.is_sound("log", "to") and not self.host.exists(directory or "/"):
             self.fault(("log", "to"), f"there is no directory {directory}")
+        if self.config.log.to == "syslog" and not self.host.exists(SYSLOG_SOCKET):
+            self.warn(("log", "to"), f"there is no {SYSLOG_SOCKET} now: until there is, lines are lost")
 
     def metrics(self) -> None:
         listen = self.config.metrics.listen

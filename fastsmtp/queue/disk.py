@@ -102,9 +102,10 @@ class ThreadDisk:
 
 def storage_error(error: OSError) -> errors.TemporaryError:
     """The error of ours for what the file system said; its text is for the log, never for a peer."""
-    if error.errno in _FULL:
-        return errors.StorageFull(str(error))
-    return errors.StorageFailed(str(error))
+    text = errors.system_words(error)
+    if isinstance(error.filename, str | bytes):
+        text = f"{os.fsdecode(error.filename)}: {text}"
+    return errors.StorageFull(text) if error.errno in _FULL else errors.StorageFailed(text)
 
 
 def _translated(

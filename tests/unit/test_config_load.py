@@ -376,6 +376,9 @@ WARNINGS = [
     ("hostname = 'mx.example.net'\n" + TAKING + CERTIFIED, {}, [
         "postmaster: no [[accept]] takes mail for mx.example.net, so mail to <postmaster> without a domain is refused"
     ]),
+    ("[log]\nto = 'syslog'\n" + TAKING + CERTIFIED, {}, [
+        "F:2: log.to: there is no /dev/log now: until there is, lines are lost"
+    ]),
     ("hostname = 'mx.example.net'\n[deliver]\ndefault = 'mx'\n" + TAKING + CERTIFIED, {}, [
         "postmaster: no [[accept]] takes mail for mx.example.net, "
         "so double bounces and answers to reports can't be delivered"

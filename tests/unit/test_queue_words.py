@@ -39,6 +39,11 @@ GREYLISTED = Reply(451, "4.7.1", "greylisted")
             "MX of there.example: timeout",
             Said(0, "4.4.3", "MX of there.example: timeout"),
         ),
+        (
+            Retry(reply.PROGRAM[75], "/usr/bin/filter ended with 75: the list is locked"),
+            "/usr/bin/filter ended with 75: the list is locked",
+            Said(451, "4.3.0", "Try again later"),
+        ),
         # What is wrong with this machine is nobody else's business.
         (
             Retry(reply.STORAGE_FAILED, "/home/joe/Maildir: Permission denied"),

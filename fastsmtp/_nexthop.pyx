@@ -44,10 +44,6 @@ cdef Py_ssize_t scan_enhanced(const char *p, Py_ssize_t n, char kind) noexcept n
 cdef class NextHopReply:
     """One reply of a next hop; see _parser.pyi."""
 
-    cdef readonly int code
-    cdef readonly str enhanced
-    cdef readonly tuple lines
-
     def __init__(self) -> None:
         raise TypeError("a NextHopReply comes from a ReplyParser")
 

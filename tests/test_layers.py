@@ -78,7 +78,7 @@ RANKS = {
     ],
     4: ["policy"],
     5: ["_record", "_journalcalls", "_journal", "_glance", "_payload", "queue"],
-    6: ["delivery"],
+    6: ["_transaction", "delivery"],
     7: ["sink", "queue_sink", "callable_sink"],
     8: ["smtp", "delegation", "pop3"],
     9: ["supervisor", "admin", "server"],

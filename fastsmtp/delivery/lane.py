@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from fastsmtp import errors, reply
 from fastsmtp._parser import NextHopReply, ReplyParser
 from fastsmtp._stuff import text_of
+from fastsmtp._transaction import DONE, SAY, TEXT, WAIT, Step, Transaction
 from fastsmtp.config.routes import Route
 from fastsmtp.delivery.dialogue import Dialogue
 from fastsmtp.delivery.dot import DotEncoder
@@ -25,7 +26,6 @@ from fastsmtp.delivery.identity import Identity, xforward_commands
 from fastsmtp.delivery.job import Damaged, Stored
 from fastsmtp.delivery.link import NEVER_S, Link
 from fastsmtp.delivery.outcome import Failed, Hop, Outcome, Retry
-from fastsmtp.delivery.transaction import DONE, SAY, TEXT, WAIT, Step, Transaction
 from fastsmtp.message import Recipient
 from fastsmtp.reply import Reply
 

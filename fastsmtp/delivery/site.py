@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from fastsmtp import errors, reply
+from fastsmtp._transaction import Transaction
 from fastsmtp.config.outgoing import Remote
 from fastsmtp.config.routes import Route
 from fastsmtp.delivery.identity import Identity
@@ -29,7 +30,6 @@ from fastsmtp.delivery.mx import Host
 from fastsmtp.delivery.outcome import Hop, Outcome, Retry
 from fastsmtp.delivery.rate import Rate
 from fastsmtp.delivery.source import SourceState
-from fastsmtp.delivery.transaction import Transaction
 from fastsmtp.log import Log
 
 # For how long a server that could not be reached, or broke off, comes behind the others, in seconds.

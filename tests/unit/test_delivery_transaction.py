@@ -6,9 +6,9 @@ import pytest
 
 from fastsmtp import errors
 from fastsmtp._parser import NextHopReply, ReplyParser
+from fastsmtp._transaction import DONE, SAY, TEXT, Step, Transaction
 from fastsmtp.delivery.dialogue import Dialogue
 from fastsmtp.delivery.outcome import Delivered, Failed, Hop, Retry
-from fastsmtp.delivery.transaction import DONE, SAY, TEXT, Step, Transaction
 from fastsmtp.message import Envelope, Recipient
 
 HOP = Hop("mx.example", "192.0.2.1", 25)

@@ -92,15 +92,10 @@ class LogWriter:
             self._send()
         if self._missing and self._is_half_empty():
             lines, self._missing = self._missing, 0
-            self._keep(self._wall(), "log_dropped", {"lines": lines})
+            self._keep([(self._wall(), "log_dropped", {"lines": lines})])
         if self._waiting:
             waiting, self._waiting = self._waiting, []
-            for when, event, fields in waiting:
-                # Once lines are missing, the rest is missing too until there is room for good:
-                # one gap and one count, not every tenth line.
-                if self._missing or not self._keep(when, event, fields):
-                    self._missing += 1
-                    self.dropped += 1
+            self._keep(waiting)
         if self._pending:
             self._send()
 
@@ -124,15 +119,20 @@ class LogWriter:
     def _is_half_empty(self) -> bool:
         return len(self._pending) <= self._max_lines // 2 and self._pending_bytes <= self._max_bytes // 2
 
-    def _keep(self, when: float, event: str, fields: dict[str, object]) -> bool:
-        if len(self._pending) >= self._max_lines:
-            return False
-        line = self._destination.frame(when, event, self._format(when, event, fields))
-        if self._pending_bytes + len(line) > self._max_bytes:
-            return False
-        self._pending.append(line)
-        self._pending_bytes += len(line)
-        return True
+    def _keep(self, waiting: list[tuple[float, str, dict[str, object]]]) -> None:
+        """Format these, as far as there is room."""
+        pending, frame, format_line = self._pending, self._destination.frame, self._format
+        for when, event, fields in waiting:
+            # Once lines are missing, the rest is missing too until there is room for good:
+            # one gap and one count, not every tenth line.
+            if not self._missing and len(pending) < self._max_lines:
+                line = frame(when, event, format_line(when, event, fields))
+                if self._pending_bytes + len(line) <= self._max_bytes:
+                    pending.append(line)
+                    self._pending_bytes += len(line)
+                    continue
+            self._missing += 1
+            self.dropped += 1
 
     def _send(self) -> None:
         self._pending_bytes -= self._destination.send(self._pending)

@@ -134,6 +134,14 @@ class Dispatcher:
         indexed: int = 0,
     ) -> None:
         """A message with these recipients pending; `indexed` others are rows of the index."""
+        if len(pending) == 1 and not indexed and destinations[pending[0]][0] != "discard":
+            # Nearly all mail has one recipient.
+            deliver, domain = destinations[pending[0]]
+            kept.open += 1
+            kept.messages[offset] = Message(size_bytes, body, 1)
+            place = Place(kept.number, kept.epoch, offset, size_bytes)
+            self._add(Job(place, deliver, site_of(deliver, domain), (pending[0],), 1))
+            return
         entries = []
         groups: dict[str, list[int]] = {}
         for recipient in pending:

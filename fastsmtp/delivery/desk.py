@@ -299,8 +299,12 @@ class Desk:
         self._keeper.look_at(kept)
 
     def _read(self, kept: Kept, synced: int) -> None:
-        for batch in self._keeper.read(kept, synced):
-            self._arrived(kept, batch)
+        """What the disk doesn't give now is looked at again with the next tick."""
+        try:
+            for batch in self._keeper.read(kept, synced):
+                self._arrived(kept, batch)
+        except OSError as error:
+            self._log.line("queue_failed", reason=f"{self._keeper.store.path(kept.number)}: {error}")
 
     def _arrived(self, kept: Kept, batch: list[Arrived]) -> None:
         if self._given:
@@ -315,8 +319,12 @@ class Desk:
         if not self.is_open:
             return
         for kept in self._keeper.abandoned(whoever_had_them=whoever_had_them):
-            for batch in self._keeper.finish(kept):
-                self._arrived(kept, batch)
+            try:
+                for batch in self._keeper.finish(kept):
+                    self._arrived(kept, batch)
+            except OSError as error:
+                self._log.line("queue_failed", reason=f"{self._keeper.store.path(kept.number)}: {error}")
+                continue
             self._keeper.look_at(kept)
         dead = [number for number, caller in self._given.items() if caller not in self._callers]
         if dead and not any(
@@ -351,14 +359,16 @@ class Desk:
             _, epoch, synced = self._progress.read(number)
             kept = self._keeper.segments.get(epoch)
             if kept is not None and kept.end is None and kept.at < synced:
+                at = kept.at
                 self._read(kept, synced)
-                found = True
+                found = found or kept.at > at
         return found
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(TICK_S, self._tick)
         self._ticked()
         self._read_abandoned()
+        self._read_the_rest()
         self._accept()
         self._spawn(self._look_at_space())
         if self.wants_sweep and self.is_open:
@@ -366,6 +376,15 @@ class Desk:
             self._spawn(self._sweep())
         self.look_soon()
         self.pump_soon()
+
+    def _read_the_rest(self) -> None:
+        """Of segments that have ended, where the disk didn't give it at once."""
+        if not self.is_open:
+            return
+        for kept in list(self._keeper.segments.values()):
+            if kept.end is not None and kept.at < kept.end:
+                self._read(kept, kept.end)
+                self._keeper.look_at(kept)
 
     async def _sweep(self) -> None:
         """Remove body files that nobody has open and no record names.

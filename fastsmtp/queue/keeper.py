@@ -277,6 +277,8 @@ class Keeper:
                     window, base=place.offset, epoch=kept.epoch, start=place.offset, at_batch=False
                 )
                 self._note(kept, entries, (), odd)
+                # Should the next one not be given, this one isn't read again.
+                kept.at = max(kept.at, end)
                 if messages:
                     yield [Arrived(*message) for message in messages]
         for fault in found.faults:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -128,6 +129,61 @@ def test_who_sent_a_message_whose_body_is_damaged_hears_of_it_and_the_body_is_ke
         await until(lambda: not path.exists())
         assert (queue.folder / recovery.QUARANTINE / f"body-{path.name}").read_bytes() == text
         await queue.leave(journal)
+        await owner.close()
+
+    run(work, tmp_path)
+
+
+class _Os:
+    """os, but nothing can be read while it is bad."""
+
+    def __init__(self) -> None:
+        self.is_bad = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def _refused(self) -> None:
+        if self.is_bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def pread(self, fd: int, size_bytes: int, offset: int) -> bytes:
+        self._refused()
+        return os.pread(fd, size_bytes, offset)
+
+    def open(self, *arguments: Any) -> int:
+        self._refused()
+        return os.open(*arguments)
+
+
+@pytest.mark.parametrize("ending", ["none", "released", "dead"])
+def test_what_cannot_be_read_behind_a_sync_is_read_later(tmp_path: pathlib.Path, ending: str) -> None:
+    """The segment is in use, or its worker has left it, or has died."""
+
+    async def work(queue: Queue) -> None:
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        system = owner.keeper._system = _Os()
+        system.is_bad = True
+        await journal.append(encode(message("A", recipient("a@example.net"))))
+        if ending == "dead":
+            owner.desk._hang_up(owner.desk._workers[0])
+            assert queue.remote is not None
+            queue.remote._is_closed = True
+        if ending != "none":
+            await queue.leave(journal)
+        await until(lambda: len(queue.told("queue_failed")) > 1)
+        assert shard.jobs == []
+        system.is_bad = False
+        job = await shard.job()
+        assert owner.reader.read(job.place).id == "A"
+        shard.say(job, YES)
+        await until(lambda: shard.acked == 1)
+        if ending == "none":
+            await queue.leave(journal)
+        await until(lambda: queue.segments() == [])
+        assert len(shard.jobs) == 1
         await owner.close()
 
     run(work, tmp_path)

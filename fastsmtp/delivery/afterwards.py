@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 from fastsmtp import errors, reply
 from fastsmtp.delivery.dispatcher import Case, Deleted, Dispatcher
 from fastsmtp.delivery.job import Damaged, Told
-from fastsmtp.delivery.outcome import Failed, Retry
+from fastsmtp.delivery.outcome import Failed, Retry, without_address
 from fastsmtp.delivery.stored import Reader, StoredMessage
 from fastsmtp.log import Log
 from fastsmtp.queue.deferred import DeferredIndex
@@ -443,7 +443,7 @@ def told(outcome: Retry | Failed) -> Said:
     """For the sender's report: what a server has answered, or what kept us from asking one."""
     answer = outcome.reply
     if answer in reply.OF_THE_WAY and outcome.reason:
-        return Said(0, answer.enhanced, _reason(outcome), outcome.remote)
+        return Said(0, answer.enhanced, without_address(outcome), outcome.remote)
     return Said(answer.code, answer.enhanced, "\n".join(answer.lines), outcome.remote)
 
 
@@ -460,13 +460,6 @@ def returned_after(last: Said) -> str:
         words = " ".join(filter(None, (str(last.code), last.enhanced, last.text)))
         return f"; the last answer was: {f'{last.host} said: ' if last.host else ''}{words}"
     return f"; the last attempt ended with: {last.host}: {last.text}" if last.host else ""
-
-
-def _reason(outcome: Retry | Failed) -> str:
-    """Without the address that the host is shown with."""
-    _, bracket, rest = outcome.remote.rpartition("[")
-    address = rest.removesuffix("]") if bracket else outcome.remote
-    return outcome.reason.removeprefix(f"{address}: ")
 
 
 def _read_all(system: Any, reader: Reader, places: list[Place]) -> dict[Place, Found]:

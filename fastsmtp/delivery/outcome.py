@@ -85,3 +85,10 @@ class Failed:
 
 
 Outcome = Delivered | Retry | Failed
+
+
+def without_address(outcome: Retry | Failed) -> str:
+    """The reason, without the address at its beginning that `remote` has, too."""
+    _, bracket, rest = outcome.remote.rpartition("[")
+    address = rest.removesuffix("]") if bracket else outcome.remote
+    return outcome.reason.removeprefix(f"{address}: ")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry
+from fastsmtp.delivery.outcome import Delivered, Failed, Outcome, Retry, without_address
 from fastsmtp.reply import is_of_error
 
 TEXT_BYTES: Final = 5_000
@@ -63,7 +63,8 @@ def message_report(outcome: Outcome) -> bytes:
         return _part("K", "", f"{_host(outcome)} accepted message.", said)
     letter = "D" if isinstance(outcome, Failed) else "Z"
     also = " Possible duplicate!" if isinstance(outcome, Retry) and outcome.may_have_arrived else ""
-    return fault(letter, f"{outcome.reason}.{also}", outcome.reply.enhanced)
+    where = f"{outcome.remote}: " if outcome.remote else ""
+    return fault(letter, f"{where}{without_address(outcome)}.{also}", outcome.reply.enhanced)
 
 
 def fault(letter: str, text: str, enhanced: str) -> bytes:

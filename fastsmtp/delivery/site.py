@@ -508,10 +508,11 @@ class Site:
             # Only what this one message has not been to was tried: nothing against the site.
             if first in waiting.pending:
                 waiting.pending.remove(first)
-                first.finish(failed or insecure or first.last or self._paused(first))
+                first.finish(insecure or failed or first.last or self._paused(first))
             return None
-        if failed is None and insecure is not None:
-            # They answer, and others may have mail for them: nothing against the site.
+        if insecure is not None:
+            # They answer, and others may have mail for them: nothing against the site.  It is also what is to
+            # be mended, where another server of the site could not be reached at all.
             for pending in waiting.empty():
                 pending.finish(insecure)
             return None

@@ -133,6 +133,22 @@ def test_what_else_is_no_right_certificate(fault: str, authority: Authority, tmp
         assert hop.messages == []
 
 
+def test_what_is_wrong_with_tls_is_said_though_another_server_is_not_there_at_all(
+    authority: Authority,
+) -> None:
+    hop, port = hop_with(None)
+    both = {**zone(), ("example.org", MX): [(10, "mx.example.org"), (20, "gone.example.org")]}
+    deliverer = make({**both, ("gone.example.org", A): ["127.0.0.3"]}, port=port)
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        (outcome,) = await deliverer.deliver(
+            Stored(), JOE, route("mx", tls="verified", ca=str(authority.file))
+        )
+        assert isinstance(outcome, Retry)
+        assert (outcome.reason, outcome.remote) == ("does not offer STARTTLS", "mx.example.org [127.0.0.2]")
+
+
 def test_a_next_hop_by_its_address_has_a_certificate_for_that(authority: Authority) -> None:
     hop, port = hop_with(server_context(authority.sign("127.0.0.2")))
     deliverer = make()

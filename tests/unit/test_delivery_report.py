@@ -23,6 +23,7 @@ YES = Delivered("Ok: queued", hop=HOP, enhanced="2.0.0")
 NO = Failed(Reply(550, "5.1.1", "Nobody"), "550 5.1.1 Nobody", hop=HOP)
 LATER = Retry(Reply(450, "4.2.1", "Full"), "450 4.2.1 Full", hop=HOP)
 DOWN = Retry(NEXT_HOP_DOWN, "192.0.2.1: Connection refused")
+GONE = Retry(NEXT_HOP_DOWN, "192.0.2.1: Connection refused", remote="mx.b.example [192.0.2.1]")
 LOST = Retry(NEXT_HOP_DOWN, "the connection was lost", may_have_arrived=True)
 UNKNOWN = Failed(Reply(550, "5.1.2", "No such domain"), "b.example does not exist")
 
@@ -37,6 +38,7 @@ CUT_OFF = Retry(NEXT_HOP_DOWN, "the connection was lost", True, hop=HOP)
     ("outcomes", "expected"),
     [
         ([YES], b"r\0" + K),
+        ([GONE], b"Z%b: Connection refused. (#4.4.1)\n\0" % WHO),
         ([YES, NO, LATER], b"r\0" + H + S + K),
         ([NO, YES], H + b"r\0" + K),
         ([NO], H + GIVEN_UP),

@@ -1,6 +1,6 @@
-"""The quick half of log_format.Logfmt: a line whose values all stand bare or empty, copied and checked in one walk.
+"""The quick half of log_format.Logfmt: a line whose values stand bare or just between quotes, copied and checked at once.
 
-Anything that needs quoting, cutting or a form of its own is left to log_format.py; None says so.
+Anything that needs an escape, cutting or a form of its own is left to log_format.py; None says so.
 Rank 0: pure.
 """
 
@@ -28,6 +28,20 @@ cdef inline bint copy_bare(char *to, const char *p, Py_ssize_t n) noexcept nogil
     return True
 
 
+cdef inline bint copy_quoted(char *to, const char *p, Py_ssize_t n) noexcept nogil:
+    """The n bytes between quotes, n + 2 of them; False when one of them is not printable ASCII, or wants an escape."""
+    cdef Py_ssize_t at
+    cdef unsigned char byte
+    for at in range(n):
+        byte = <unsigned char>p[at]
+        if byte < 0x20 or byte >= 0x7F or byte == 0x22 or byte == 0x5C:
+            return False
+        to[at + 1] = p[at]
+    to[0] = b'"'
+    to[n + 1] = b'"'
+    return True
+
+
 cdef inline Py_ssize_t copy_number(char *to, long long number) noexcept nogil:
     """Write a number that isn't negative in decimal digits, at most DIGITS of them; how many there are."""
     cdef char digits[DIGITS]
@@ -42,8 +56,8 @@ cdef inline Py_ssize_t copy_number(char *to, long long number) noexcept nogil:
     return DIGITS - at
 
 
-def bare_line(bytes stamp not None, bytes event not None, tuple shape not None, dict fields not None):
-    """stamp + event + each prefix of the shape with its value, or None when a value can't stand bare.
+def plain_line(bytes stamp not None, bytes event not None, tuple shape not None, dict fields not None):
+    """stamp + event + each prefix of the shape with its value, or None when a value can't be written simply.
 
     shape   ((b" helo=", "helo"), ...): what stands before the value, and its key in fields
     fields  values: bytes and str, int from 0, bool; None leaves its field out
@@ -96,7 +110,11 @@ def bare_line(bytes stamp not None, bytes event not None, tuple shape not None, 
             memcpy(line + size, b'""', 2)
             size += 2
             continue
-        if n > MAX_VALUE or size + n > MAX_LINE or not copy_bare(line + size, p, n):
+        if n > MAX_VALUE or size + n + 2 > MAX_LINE:
             return None
+        if not copy_bare(line + size, p, n):
+            if not copy_quoted(line + size, p, n):
+                return None
+            size += 2
         size += n
     return PyBytes_FromStringAndSize(line, size)

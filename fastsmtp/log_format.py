@@ -21,7 +21,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 
-from fastsmtp._logline import bare_line
+from fastsmtp._logline import plain_line
 from fastsmtp.events import FIELDS
 
 # With a newline and a syslog header a line still fits PIPE_BUF (4096 on Linux), so that lines of
@@ -66,7 +66,7 @@ def in_order(fields: Iterable[str]) -> list[str]:
 
 
 class Logfmt:
-    """Formats as logfmt.  Nearly all lines hold only bare values: compiled, about 1 us; the rest takes ten."""
+    """Formats as logfmt.  Nearly all lines hold nothing to escape: compiled, about 1 us; the rest takes ten."""
 
     def __init__(self) -> None:
         self._stamp = Clockface()
@@ -80,7 +80,7 @@ class Logfmt:
             shape = tuple((f" {name.removesuffix('_')}=".encode(), name) for name in in_order(fields))
             known = self._shapes[event, *fields] = (f" event={event}".encode(), shape)
         stamp = self._stamp(when)
-        line = bare_line(stamp, *known, fields)
+        line = plain_line(stamp, *known, fields)
         return self._slow(stamp, known, fields) if line is None else line
 
     def _slow(self, stamp: bytes, known: tuple[bytes, _Shape], fields: dict[str, object]) -> bytes:

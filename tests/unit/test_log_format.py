@@ -98,6 +98,26 @@ def test_every_other_byte_is_quoted(byte: int) -> None:
     assert line.endswith(b'b"')
 
 
+@pytest.mark.parametrize(
+    "value", [" ", "=", "Ok: queued as 1=2", "mx.example [192.0.2.1]", " x ", b"a b", "b " * 512]
+)
+def test_what_needs_quotes_and_no_escape_stands_between_them(value: str | bytes) -> None:
+    text = value.encode() if isinstance(value, str) else value
+    line = Logfmt()(0.0, "reject", {"id": "7F", "reason": value})
+    assert line == b'ts=1970-01-01T00:00:00.000Z event=reject id=7F reason="' + text + b'"'
+
+
+def test_a_quoted_value_has_room_for_its_quotes() -> None:
+    """Around the length at which a line is full: as it is written where nothing is compiled."""
+    for size in range(800, 860):
+        fields: dict[str, object] = {name: b"x" * 1_000 for name in ("id", "client", "helo")}
+        fields["reason"] = "a " * (size // 2) + "b" * (size % 2)
+        writer = Logfmt()
+        line = writer(0.0, "reject", fields)
+        known = writer._shapes["reject", *fields]
+        assert line == writer._slow(b"ts=1970-01-01T00:00:00.000Z", known, fields)
+
+
 def test_a_line_of_bare_values_that_is_too_long_is_cut() -> None:
     fields: dict[str, object] = {name: b"x" * 1_000 for name in ("id", "client", "helo", "from_", "rcpt")}
     line = Logfmt()(0.0, "reject", fields)

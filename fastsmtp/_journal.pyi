@@ -64,6 +64,9 @@ class Writer(Generic[Cookie]):
         body_fd is duplicated, and synced before the record is written.
         Raises ValueError for a payload over MAX_PAYLOAD, OSError when there is no descriptor left.
         """
+    @property
+    def has_news(self) -> bool:
+        """Whether reap() would give something: a look at memory, no more."""
     def reap(self) -> list[tuple[Cookie, int, int, int]]:
         """What is over: (cookie, errno or 0, offset, length of the payload).  Call it when fileno() is readable."""
     def withdraw(self) -> list[Cookie]:

@@ -662,6 +662,10 @@ cdef class Writer:
         return True
 
     @property
+    def has_news(self):
+        return load_relaxed(&self.e.finished) != self.e.reaped
+
+    @property
     def is_idle(self):
         cdef bint result
         pthread_mutex_lock(&self.e.mutex)

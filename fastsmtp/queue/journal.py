@@ -115,6 +115,7 @@ class Journal:
         self._waiting: deque[_Waiting] = deque()
         self._is_stopped = False
         self._is_closed = False
+        self._is_telling = False
         self._error: errors.TemporaryError | None = None
         self._retry_at = clock()
 
@@ -144,9 +145,15 @@ class Journal:
         return future
 
     def append_for(self, future: Receipt, pieces: Sequence[bytes], body_fd: int = -1, kind: int = 0) -> None:
-        """The same for who is no future.  It may be told before this returns, and must not raise."""
+        """The same for who is no future.  It may be told before this returns, and must not raise.
+
+        So may those whose records are synced by now: the loop comes to the writer's bell when all that it found to
+        be read has been read, and with fifty clients that is a millisecond in which they could have gone on.
+        """
         if self._is_closed:
             raise RuntimeError("the journal is closed")
+        if self._writer.has_news and not self._is_telling and self._move is None:
+            self.reap()
         if self._move is None:
             if not self._is_stopped and self._put(pieces, body_fd, future, kind):
                 return
@@ -162,7 +169,12 @@ class Journal:
 
     def reap(self) -> None:
         """Tell those whose records are over.  The loop calls it when the writer rings."""
-        failure = self._tell()
+        # Whoever is told may append the next one.
+        self._is_telling = True
+        try:
+            failure = self._tell()
+        finally:
+            self._is_telling = False
         if failure is not None and self._writer.is_stopped and not self._is_stopped:
             self._is_stopped = True
             if self._move is None and not self._is_closed:

@@ -39,6 +39,62 @@ def test_append_tells_where_the_record_stands_and_it_can_be_read_there() -> None
     run(body())
 
 
+class Chain:
+    """A receipt that appends the next record when it is told, as a pipelining client does."""
+
+    def __init__(self, journal: Journal, told: list[int], left: int) -> None:
+        self.journal = journal
+        self.told = told
+        self.left = left
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, place: Place, /) -> None:
+        self.told.append(self.left)
+        if self.left:
+            self.journal.append_for(Chain(self.journal, self.told, self.left - 1), [b"next"])
+
+    def set_exception(self, error: Exception, /) -> None:
+        raise error
+
+
+def test_who_is_synced_is_told_with_the_next_append_and_not_when_the_loop_comes_to_it() -> None:
+    async def body() -> None:
+        desk = await Desk(simulated()).start()
+        first = desk.journal.append([b"first"])
+        assert desk.writer.step()
+        assert not first.done()
+        told: list[int] = []
+        desk.journal.append_for(Chain(desk.journal, told, 2), [b"chain"])
+        assert first.done()
+        # One after the other: what is appended while others are told tells nobody.
+        while desk.writer.step():
+            desk.journal.append([b"and another"])
+        assert told[:2] == [2, 1]
+        await desk.step(3)
+        assert told == [2, 1, 0]
+        await desk.close()
+
+    run(body())
+
+
+def test_a_failure_that_an_append_finds_is_answered_as_ever() -> None:
+    async def body() -> None:
+        desk = await Desk(simulated()).start()
+        desk.files.fail = failing("fsync", desk.files.calls["fsync"] + 1, errno.EIO)
+        first = desk.journal.append([b"first"])
+        assert desk.writer.step()
+        second = desk.journal.append([b"second"])
+        assert isinstance(first.exception(), errors.StorageFailed)
+        await desk.step(3)
+        found, _ = desk.recovered()
+        assert found[second.result()] == b"second"
+        await desk.close()
+
+    run(body())
+
+
 def test_a_full_segment_is_followed_by_the_next_which_seals_it() -> None:
     async def body() -> None:
         desk = await Desk(simulated(), size_bytes=BLOCK * 4).start()

@@ -19,7 +19,7 @@ from fastsmtp._parser import NextHopReply, ReplyParser
 from fastsmtp._stuff import text_of
 from fastsmtp._transaction import DONE, SAY, TEXT, WAIT, Step, Transaction
 from fastsmtp.config.routes import Route
-from fastsmtp.delivery.dialogue import Dialogue
+from fastsmtp.delivery.dialogue import Dialogue, shown
 from fastsmtp.delivery.dot import DotEncoder
 from fastsmtp.delivery.handover import WRITE_BYTES
 from fastsmtp.delivery.identity import Identity, xforward_commands
@@ -155,6 +155,8 @@ class Lane(Link):
         self._size_max = 0
         self._is_streaming = False
         self._is_unsure = False
+        # Begun while what was read is worked on.
+        self._begun: Transaction | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start_over(self, transport: asyncio.Transport) -> None:
@@ -206,11 +208,15 @@ class Lane(Link):
             return
         if self.error is not None:
             return
+        self._begun = None
         try:
             for answer in self._parser.feed(data):
                 transaction = self.current
                 if transaction is None or self._is_streaming:
                     self._take_unasked(answer)
+                elif transaction is self._begun and answer.code != 421:
+                    # It came before we had asked: every answer behind it would be taken for another one's.
+                    raise errors.NextHopGarbled(f"said unasked {shown(answer)}")
                 elif (step := transaction.take(answer)) is not WAIT:
                     self._go_on(transaction, step)
                 elif self._is_unsure:
@@ -273,7 +279,7 @@ class Lane(Link):
         if made is None:
             return
         self._needs_reset = False
-        self.pending, self.current = pending, made
+        self.pending, self.current, self._begun = pending, made, made
         self._write(self._opening(pending, made, chunks))
         self.deadline_s = self._loop.time() + self._times.command_s
 

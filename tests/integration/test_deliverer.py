@@ -845,3 +845,26 @@ def test_an_error_of_ours_in_a_look_up_is_everybodys_who_asked_for_it() -> None:
         assert [name for name, _ in log.lines] == ["defect"] * 3
 
     scenario(deliverer)(test)
+
+
+@pytest.mark.parametrize("extensions", [EXTENSIONS, CHUNKING, PLAIN, (*PLAIN, b"CHUNKING")])
+def test_an_answer_given_twice_is_not_the_next_messages(extensions: tuple[bytes, ...]) -> None:
+    """Else its refusal would be taken for the one behind it, and what was refused for delivered."""
+    hop = NextHop(
+        extensions=extensions,
+        answers={b".": [b"250 2.0.0 Ok\r\n250 2.0.0 Ok once more", b"554 5.6.0 No", b"554 5.6.0 No"]},
+    )
+    deliverer = make(remote={"connections": 1, "connections_at_first": 1})
+
+    async def test() -> None:
+        first, second = await asyncio.gather(
+            *[deliverer.deliver(Stored(BODY), to(b"joe@example.org"), hop.dest) for _ in range(2)]
+        )
+        assert shown(first) == "D"
+        # Where it is not sure what was refused it is tried again; it is not delivered.
+        assert shown(second) in {"F", "R"}
+        if shown(second) == "R":
+            again = await deliverer.deliver(Stored(BODY), to(b"joe@example.org"), hop.dest)
+            assert shown(again) == "F"
+
+    scenario(deliverer, hop)(test)

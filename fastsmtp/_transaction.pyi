@@ -48,6 +48,8 @@ class Transaction:
     may_have_arrived   all of the text was sent, and its answer isn't there
     is_ahead      its commands went out behind the last message's text, and it is not known that they were read
     heard         replies taken
+    is_dismissed  421 came before it said yes to anything: this connection has served its time, and the server need
+                  not be at fault
     """
 
     is_ahead: bool
@@ -86,6 +88,8 @@ class Transaction:
     def may_have_arrived(self) -> bool: ...
     @property
     def heard(self) -> int: ...
+    @property
+    def is_dismissed(self) -> bool: ...
     def opening(self, text: bytes | None = None, *, in_chunks: bool = False) -> bytes:
         """What is sent first.
 

@@ -44,6 +44,7 @@ cdef class Transaction:
     cdef readonly bint is_empty
     cdef readonly bint may_have_arrived
     cdef readonly Py_ssize_t heard
+    cdef readonly bint is_dismissed
     cdef public bint is_ahead
     cdef list _commands
     cdef Py_ssize_t _at             # of the command whose reply comes next
@@ -122,6 +123,7 @@ cdef class Transaction:
             return self.text_answered(answer)
         if code == 421:
             self.may_have_arrived = False  # it hangs up, and says so: what follows it hasn't read
+            self.is_dismissed = self._at <= self._before
             raise NextHopDown(f"said {shown(answer)}")
         place = self._at - self._before - 1
         self._at += 1

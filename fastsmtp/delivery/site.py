@@ -412,8 +412,9 @@ class Site:
                 self._note_lost_step(link.hop, retry.reason)
         elif not is_first:
             pass  # its commands had only gone ahead: nothing against this server
-        elif link.is_reused and not transaction.heard and not link.has_expired:
-            # A kept connection that was dead all the time; with the next one that may be so, too.
+        elif link.is_reused and not link.has_expired and (not transaction.heard or transaction.is_dismissed):
+            # A kept connection that was dead all the time, with the next one that may be so, too; or one that has
+            # carried as many messages as the server wants.
             rest.failures += 1
         else:
             rest.failures += 1
@@ -527,9 +528,10 @@ class Site:
         """No address could be connected to."""
         self.last = failed
         self.window = max(1, self.window // 2)
-        if need in self._needs.values() and not self.pause_s:
-            # Others are open and work: what waits is theirs.
-            self.window = max(1, min(self.window, len(self._needs)))
+        others = waiting.connecting - 1
+        if (others or need in self._needs.values()) and not self.pause_s:
+            # Others are open and work, or may yet: what waits is theirs.
+            self.window = max(1, min(self.window, len(self._needs) + others))
             return
         gone = waiting.empty()
         if not self._needs and self.paused_until_s <= self._dialer.now():

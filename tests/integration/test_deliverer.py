@@ -580,6 +580,22 @@ def test_a_goodbye_on_a_kept_connection_is_heard() -> None:
         assert hop.connections == 2
 
 
+@pytest.mark.parametrize("extensions", [EXTENSIONS, PLAIN], ids=["pipelining", "plain"])
+def test_a_server_that_has_had_enough_of_a_connection_gets_another_one(extensions: tuple[bytes, ...]) -> None:
+    port = free_port()
+    yes, enough = b"250 2.1.0 OK", b"421 4.7.0 Too many messages in this connection"
+    hop = NextHop(
+        host="127.0.0.2", port=port, answers={b"MAIL": [yes, yes, enough, yes, enough]}, extensions=extensions
+    )
+    deliverer = make(three(port, 1), port=port)
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        for _ in range(4):
+            assert shown(await deliverer.deliver(Stored(), to(b"joe@example.org"), route("mx"))) == "D"
+        assert hop.connections == 3
+
+
 def test_a_transaction_that_is_left_open_is_reset() -> None:
     hop = NextHop(answers={b"RCPT TO:<no@": b"550 5.1.1 Nobody", b"DATA": [b"503 no", b"451 4.3.0 Later"]})
     deliverer = make()

@@ -131,18 +131,32 @@ def test_what_is_put_off_is_tried_again_and_nothing_comes_twice(settings: Mappin
         assert len(exim.mail("joe")) == 1
 
 
-def test_it_takes_a_few_recipients_and_a_few_messages_at_a_time() -> None:
-    settings = {"recipients_max": "1", "smtp_accept_max_per_connection": "2"}
-    with Exim("127.0.0.1", None, settings) as exim, serving(exim) as daemon:
-        for number in range(5):
-            send(
-                daemon, "joe@example.org", "ann@example.org", content=b"Subject: %d\r\n\r\nText\r\n" % number
-            )
+@pytest.mark.parametrize(
+    ("settings", "connections"),
+    [
+        ({"recipients_max": "1"}, 1),
+        # 421 to MAIL, and 421 in place of a greeting.
+        ({"smtp_accept_max_per_connection": "2"}, 1),
+        ({"smtp_accept_max_per_connection": "2", **WITHOUT_CHUNKING}, 1),
+        ({"smtp_accept_max": "1"}, 5),
+    ],
+    ids=["recipients", "messages", "messages by DATA", "connections"],
+)
+def test_it_takes_a_few_at_a_time_and_nothing_is_put_off(
+    settings: Mapping[str, str], connections: int
+) -> None:
+    with Exim("127.0.0.1", None, settings) as exim, serving(exim, connections=connections) as daemon:
+        with exim.stopped():
+            for number in range(7):
+                send(
+                    daemon, "joe@example.org", "ann@example.org", content=b"Subject: %d\r\n\r\n.\r\n" % number
+                )
         for user in ("joe", "ann"):
-            found = exim.wait_for_mail(user, 5)
+            found = exim.wait_for_mail(user, 7)
             subjects = sorted(line for one in found for line in one.splitlines() if line[:9] == b"Subject: ")
-            assert subjects == [b"Subject: %d" % number for number in range(5)]
-        daemon.wait_for_logs("delivered", 10)
+            assert subjects == [b"Subject: %d" % number for number in range(7)]
+        daemon.wait_for_logs("delivered", 14)
+        assert daemon.log("deferred") == daemon.log("site_paused") == []
 
 
 def test_what_is_too_big_is_never_offered() -> None:

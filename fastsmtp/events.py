@@ -23,7 +23,7 @@ SEVERITY_NAMES = {ERROR: "error", WARNING: "warning", NOTICE: "notice", INFO: "i
 # In the order in which fields stand in a line, whatever the order of the caller: what filters look
 # for (event, id, client) comes before everything that a peer can choose.
 FIELDS: dict[str, str] = {
-    "id": "session id; the same as in Received and at the end of each 4xx and 5xx reply",
+    "id": "session id, as at the end of each 4xx and 5xx reply; in the queue with the message's number, as in Received",
     "client": "IP address of the client, without port; after PROXY or XCLIENT the address that these gave",
     "listener": "`name` of the `[[listen]]`",
     "address": "address and port that we listen on",

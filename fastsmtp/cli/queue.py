@@ -93,7 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
     parser.add_argument(
-        "id", nargs="*", default=[], metavar="ID", help="as in the log, and as the client heard it"
+        "id",
+        nargs="*",
+        default=[],
+        metavar="ID",
+        help="as the client heard it; without its .N: all of that session",
     )
     add = parser.add_argument_group("which").add_argument
     add("--sender", metavar="ADDRESS", help='or @DOMAIN; "" is the null sender')
@@ -254,10 +258,15 @@ MARKS: Final = {"active": "*", "waiting": "*", "deferred": "", "held": "!", "bou
 
 def _show(queue: Queue, filter: Filter, given: argparse.Namespace) -> int:
     (id,) = given.id
+    entries = [entry for piece in queue.entries(filter, "") for entry in piece]
+    ids = list(dict.fromkeys(entry.id for entry in entries))
+    if len(ids) > 1:
+        print(f"fastsmtp: {id}: which of {', '.join(ids)}?", file=sys.stderr)
+        return 1
+    id = ids[0] if ids else id
     if given.as_message:
         return _print_message(queue, id)
     about = queue.describe(id)
-    entries = [entry for piece in queue.entries(filter, "") for entry in piece]
     if about is None or not entries:
         print(f"fastsmtp: {id}: not in the queue", file=sys.stderr)
         return 1

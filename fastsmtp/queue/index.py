@@ -576,8 +576,12 @@ def _where(filter: Filter) -> tuple[str, list[Any]]:
     parts: list[str] = []
     values: list[Any] = []
     if filter.ids:
-        parts.append(f"id IN ({', '.join('?' * len(filter.ids))})")
+        sessions = [id for id in filter.ids if "." not in id]
+        # "/" is what follows "." in ASCII: the index on id serves a range, too.
+        named = [f"id IN ({', '.join('?' * len(filter.ids))})", *["id > ? AND id < ?"] * len(sessions)]
+        parts.append(f"({' OR '.join(named)})")
         values += filter.ids
+        values += [end for id in sessions for end in (f"{id}.", f"{id}/")]
     for address, domain, given in (
         ("sender", "sender_domain", filter.sender),
         ("address", "domain", filter.recipient),

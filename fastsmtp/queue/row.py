@@ -104,7 +104,7 @@ def row_of(place: Place, message: QueuedMessage, recipient: int, *, next_ms: int
 class Filter(NamedTuple):
     """Which rows: all given conditions hold.  None: any; no condition at all: every row.
 
-    ids                one of these messages
+    ids                one of these messages; an id without the number behind the dot is all messages of that session
     sender, recipient  an address (upper and lower case are one), or b"@domain" for all of a domain; b"" is <>
     domain             of the recipient, lower-case
     source             name of a [[source]]
@@ -120,7 +120,7 @@ class Filter(NamedTuple):
 
 def matches(filter: Filter, row: Row) -> bool:
     """Whether a row that is not in the index would be found."""
-    if filter.ids and row.id not in filter.ids:
+    if filter.ids and row.id not in filter.ids and row.id.partition(".")[0] not in filter.ids:
         return False
     for given, address, domain in (
         (filter.sender, row.sender, row.sender_domain),

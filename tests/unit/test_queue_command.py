@@ -186,6 +186,34 @@ def test_one_message_is_shown_with_all_that_is_known(
         assert capsys.readouterr() == ("", "fastsmtp: GONE: not in the queue\n")
 
 
+@pytest.mark.parametrize("is_indexed", [True, False])
+def test_a_session_s_id_means_all_of_its_messages(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], is_indexed: bool
+) -> None:
+    ids = ["S1.1", "S1.2", "S10.1", "S2"]
+    messages = [message(id, f"{id.lower()}@there.example") for id in ids]
+    places = fill(
+        tmp_path, messages, over=[(at, 0, Outcome.DEFERRED) for at in range(4)] if is_indexed else []
+    )
+    if is_indexed:
+        index_rows(tmp_path, [row_of(*one, 0, next_ms=NOW) for one in zip(places, messages, strict=True)])
+
+    def found(*arguments: str) -> list[str]:
+        assert queue(tmp_path, "list", "--json", *arguments) == 0
+        return [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()]
+
+    assert found("S1") == ["S1.1", "S1.2"]
+    assert found("S1.2", "S2") == ["S1.2", "S2"]
+    assert found("S1.") == found("S") == []
+    assert queue(tmp_path, "show", "S10") == 0
+    assert capsys.readouterr().out.startswith("id            S10.1\n")
+    assert queue(tmp_path, "show", "S1") == 1
+    assert capsys.readouterr().err == "fastsmtp: S1: which of S1.1, S1.2?\n"
+    assert queue(tmp_path, "hold", "S1") == 0
+    assert capsys.readouterr().out == "hold: 2 recipients\n"
+    assert found("--in", "held") == ["S1.1", "S1.2"]
+
+
 WRONG = [
     ["delete"],
     ["flush"],

@@ -196,6 +196,8 @@ class Site:
             lane.go()
             if len(waiting.pending) == before:
                 break  # it must not take what waits now
+        if not waiting.pending:
+            return
         while (
             len(waiting.pending) - spare > waiting.connecting
             and self.open_count < self._limit
@@ -215,7 +217,10 @@ class Site:
 
     @property
     def open_count(self) -> int:
-        return len(self._needs) + sum(waiting.connecting for waiting in self._waiting.values())
+        count = len(self._needs)
+        for waiting in self._waiting.values():
+            count += waiting.connecting
+        return count
 
     @property
     def _limit(self) -> int:
@@ -254,7 +259,8 @@ class Site:
         pending = waiting.pending
         if not pending:
             return None
-        if (self._rate.per_s or need.source.rate.per_s) and not self._has_token(need):
+        is_limited = bool(self._rate.per_s or need.source.rate.per_s)
+        if is_limited and not self._has_token(need):
             return None
         at = 0
         if pending[0].avoid:
@@ -269,7 +275,7 @@ class Site:
         else:
             found = pending[at]
             del pending[at]
-        if self._rate.per_s or need.source.rate.per_s:
+        if is_limited:
             self._rate.take()
             need.source.rate.take()
         return found

@@ -160,7 +160,11 @@ cdef class Transaction:
         return self.may_have_arrived and self.mail_refusal is None and (bool(self.accepted) or not is_known)
 
     def fail(self, NextHopReply answer not None):
-        self.decide(self.accepted, answer)
+        if self._is_lmtp:
+            # The first of its answers, one a recipient: of the others it has said nothing.
+            self.decide(self.accepted[:1], answer)
+        else:
+            self.decide(self.accepted, answer)
 
     cdef int refused(self, Py_ssize_t place, NextHopReply answer) except -1:
         if place < -1:

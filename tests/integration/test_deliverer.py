@@ -540,6 +540,20 @@ def test_a_refusal_in_the_middle_of_the_text_is_one() -> None:
         assert outcome.reply.enhanced == "5.3.4"
 
 
+def test_a_refusal_in_the_middle_of_the_text_is_the_first_recipients_on_lmtp() -> None:
+    """There is an answer for each of them (RFC 2033 section 4.2): one that is over quota fails by itself."""
+    hop = NextHop(
+        kind="lmtp", answers={b"DATA": b"354 go on\r\n552 5.2.2 Full"}, reads_text=False, stops_reading=True
+    )
+    deliverer = make()
+
+    @scenario(deliverer, hop)
+    async def _() -> None:
+        stored = Stored(BODY * 500_000, in_file=True, piece_bytes=100_000)
+        found = await deliverer.deliver(stored, to(b"joe@example.org", b"ann@example.org"), hop.dest)
+        assert shown(found) == "FR"
+
+
 # --- kept connections --------------------------------------------------------------------------------
 
 

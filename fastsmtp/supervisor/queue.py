@@ -148,6 +148,16 @@ def _give(directory: str, account: tuple[int, int]) -> None:
         os.chown(path, *account, follow_symlinks=False)
 
 
+def stand_back() -> None:
+    """Clients wait for workers, and for us nobody: whoever runs isn't interrupted when we wake up.
+
+    What is started later inherits it, programs of a `pipe:` too.  Where the system has or lets no such thing, nothing.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 class _Process:
     """What the queue's processes have in common; see shapes.Aside."""
 
@@ -184,6 +194,7 @@ class _Process:
 
     def prepare(self) -> None:
         """An account without rights need not be able to read where Python's modules are."""
+        stand_back()
         import base64  # noqa: F401
         import codecs
         import sqlite3  # noqa: F401

@@ -1,12 +1,17 @@
 """What all tests share: peers that may be missing, and a summary that says which tests were left out.
 
 `needs` is here for `from tests.conftest import needs`; the table is in peers.py.
+
+FASTSMTP_ALL_PEERS=1   a test whose peer is missing fails
+FASTSMTP_NO_SKIPS=1    so does one that is left out for whatever other reason, but for those of MAY_BE_LEFT_OUT
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Generator
+from typing import TypeVar
 
 import pytest
 
@@ -15,12 +20,21 @@ from tests.peers import advice, missing, needs, packages
 __all__ = ["needs"]
 
 ALL_PEERS = os.environ.get("FASTSMTP_ALL_PEERS", "") not in {"", "0"}
+NO_SKIPS = os.environ.get("FASTSMTP_NO_SKIPS", "") not in {"", "0"}
+
+# What neither root nor a package can give to a machine: how a reason begins.
+MAY_BE_LEFT_OUT = ("no IPv6 here", "root of a container that may not mount")
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 LEFT_OUT = pytest.StashKey[Counter[str]]()
+NOT_HERE = pytest.StashKey[dict[str, str]]()
+"""Tests that MAY_BE_LEFT_OUT excuses, each with its reason."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = Counter()
+    config.stash[NOT_HERE] = {}
     config.addinivalue_line("markers", "needs(*programs): talks to programs of tests/peers.py")
 
 
@@ -36,7 +50,33 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip(reason)
 
 
+def _judged(report: Report, config: pytest.Config) -> Report:
+    """The report; where no test may be left out it is a failure if it tells of one."""
+    if NO_SKIPS and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if reason.startswith(MAY_BE_LEFT_OUT):
+            config.stash[NOT_HERE][report.nodeid] = reason
+        else:
+            report.outcome = "failed"
+            report.longrepr = f"left out, and FASTSMTP_NO_SKIPS is set: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _judged((yield), item.config)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _judged((yield), collector.config)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for test, reason in config.stash[NOT_HERE].items():
+        terminalreporter.write_line(f"NOT TESTED HERE: {test}: {reason}", red=True, bold=True)
     left_out = config.stash[LEFT_OUT]
     if not left_out:
         return

@@ -34,10 +34,12 @@ class Chasquid:
             directory.mkdir(parents=True)
         for name in ("privkey.pem", "fullchain.pem"):
             (own / name).write_bytes(certificate)
-        # Whole when it has its last name.
+        # Whole when it has its last name, which no other message has: numbers of processes come again.
         keep = self.folder / "keep"
         keep.write_text(
-            f'#!/bin/sh\ncat > {self._mail}/"$1.$$.part" && mv {self._mail}/"$1.$$.part" {self._mail}/"$1.$$"\n'
+            "#!/bin/sh\nset -e\n"
+            f'file=$(mktemp --suffix=.part "{self._mail}/$1.XXXXXXXX")\n'
+            'cat > "$file"\nmv "$file" "${file%.part}"\n'
         )
         keep.chmod(0o755)
         (domain / "aliases").write_text("".join(f"{user}: | {keep} {user}\n" for user in users))

@@ -1,4 +1,7 @@
-"""An lspawn without a server, with times of a test's: python -m ... SOCKET KEEP_S CHILDREN USER DEST [USER DEST ...]"""
+"""An lspawn without a server, with times of a test's.
+
+python -m ... SOCKET ANSWER_S KILL_S KEEP_S CHILDREN USER DEST [USER DEST ...]
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,8 @@ from fastsmtp.queue.line import listen
 from fastsmtp.supervisor.lspawn import CAPABILITIES, Lspawn, Pair
 from fastsmtp.supervisor.privilege import keep_capabilities, person_for, withhold_shared_memory
 
-ANSWER_S = 1.0
-KILL_S = 2.0
 
-
-async def main(path: str, keep_s: str, children: str, *words: str) -> None:
+async def main(path: str, answer_s: str, kill_s: str, keep_s: str, children: str, *words: str) -> None:
     people = {user: person_for(user) for user in words[::2]}
     pairs = {
         key_of(user, dest): Pair(people[user], dest, environment_of(user, people[user].home))
@@ -34,7 +34,7 @@ async def main(path: str, keep_s: str, children: str, *words: str) -> None:
     lspawn = Lspawn(
         sock, pairs, caller=os.getuid(), hostname="mx.example.org", version="1",
         log=LogWriter(open_destination("stderr"), Logfmt()), metrics=board.sheet(0),
-        answer_s=ANSWER_S, kill_s=KILL_S, keep_s=float(keep_s), children=int(children),
+        answer_s=float(answer_s), kill_s=float(kill_s), keep_s=float(keep_s), children=int(children),
     )  # fmt: skip
     lspawn.begin()
     done = asyncio.Event()

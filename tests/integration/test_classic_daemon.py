@@ -21,8 +21,6 @@ networks = []
 badmailfrom = ["{folder}/badmailfrom", "info@"]
 badrcptto = "{folder}/badrcptto"
 denymail = "NOBOUNCE"
-[policy.mfcheck]
-mode = "off"
 [policy.tarpit]
 after_recipients = 2
 delay_s = 0.1

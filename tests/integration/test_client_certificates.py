@@ -146,11 +146,14 @@ WAYS = [(listener, version) for listener in ("mx", "smtps") for version in ("tls
 @pytest.fixture(scope="module")
 def answers(daemon: Certificates, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What RCPT was answered, by recipient: everybody has been there, on each way."""
+    # pytest's factory is not for several threads.
+    folders = tmp_path_factory.mktemp("clients")
 
     def ask(case: tuple[str, str, str]) -> tuple[str, str]:
         listener, version, who = case
         recipient = f"{who}-{listener}-{version}@elsewhere.example"
-        folder = tmp_path_factory.mktemp("client")
+        folder = folders / recipient
+        folder.mkdir()
         return recipient, daemon.ask(listener, version, WHO[who][0], recipient, folder=folder)
 
     with ThreadPoolExecutor(4) as pool:

@@ -29,19 +29,40 @@ def test_that_talks_to_what_is_there():
 """
 
 
-def run_module(folder: pathlib.Path, all_peers: str) -> tuple[int, str]:
-    (folder / "test_module.py").write_text(MODULE)
+SKIPS = """
+import pytest
+
+def test_that_needs_what_this_machine_has_not():
+    pytest.skip("no IPv6 here")
+
+def test_that_finds_a_reason_on_its_way():
+    pytest.skip("not today")
+
+@pytest.mark.skipif(True, reason="not like this")
+def test_that_is_never_begun():
+    raise AssertionError("it must not run")
+
+def test_that_runs():
+    pass
+"""
+
+
+def run_module(folder: pathlib.Path, module: str, **environment: str) -> tuple[int, str]:
+    (folder / "test_module.py").write_text(module)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", os.devnull,
          "--rootdir", str(folder), str(folder)],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "FASTSMTP_ALL_PEERS": all_peers, "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ, "FASTSMTP_ALL_PEERS": "", "FASTSMTP_NO_SKIPS": "", **environment,
+            "PYTHONPATH": str(ROOT),
+        },
     )  # fmt: skip
     return done.returncode, done.stdout
 
 
 def test_a_missing_peer_leaves_the_test_out_and_is_named_at_the_end(tmp_path: pathlib.Path) -> None:
-    status, output = run_module(tmp_path, "")
+    status, output = run_module(tmp_path, MODULE)
     assert status == 0, output
     assert "1 passed, 1 skipped" in output
     assert "1 test talks to no-such-program, which is not installed (no-such-package)" in output
@@ -49,10 +70,34 @@ def test_a_missing_peer_leaves_the_test_out_and_is_named_at_the_end(tmp_path: pa
 
 
 def test_a_missing_peer_is_a_failure_where_all_peers_must_be_there(tmp_path: pathlib.Path) -> None:
-    status, output = run_module(tmp_path, "1")
+    status, output = run_module(tmp_path, MODULE, FASTSMTP_ALL_PEERS="1")
     assert status == 1, output
     assert "1 passed, 1 error" in output
     assert "needs no-such-program (Debian: no-such-package)" in output
+
+
+def test_tests_may_be_left_out_where_nobody_forbids_it(tmp_path: pathlib.Path) -> None:
+    status, output = run_module(tmp_path, SKIPS)
+    assert status == 0, output
+    assert "1 passed, 3 skipped" in output
+
+
+def test_a_test_that_is_left_out_is_a_failure_where_none_may_be(tmp_path: pathlib.Path) -> None:
+    status, output = run_module(tmp_path, SKIPS, FASTSMTP_NO_SKIPS="1")
+    assert status == 1, output
+    assert "1 failed, 1 passed, 1 skipped, 1 error" in output
+    for reason in ("not today", "not like this"):
+        assert f"left out, and FASTSMTP_NO_SKIPS is set: {reason}" in output
+    assert (
+        "NOT TESTED HERE: test_module.py::test_that_needs_what_this_machine_has_not: no IPv6 here" in output
+    )
+
+
+def test_a_module_that_is_left_out_is_a_failure_where_none_may_be(tmp_path: pathlib.Path) -> None:
+    module = 'import pytest\npytest.skip("not this one", allow_module_level=True)\n'
+    status, output = run_module(tmp_path, module, FASTSMTP_NO_SKIPS="1")
+    assert status != 0, output
+    assert "left out, and FASTSMTP_NO_SKIPS is set: not this one" in output
 
 
 def test_a_program_without_a_package_is_refused() -> None:

@@ -111,6 +111,14 @@ class Transaction:
         """One reply.  Raises NextHopDown, NextHopGarbled, NextHopOutOfStep."""
 
     @property
+    def awaits_last(self) -> bool:
+        """MAIL and RCPT are answered; what is to come is the answer to DATA, or with has_text to the message."""
+
+    @property
+    def has_text(self) -> bool:
+        """The message goes along with the commands, as a chunk."""
+
+    @property
     def is_doubtful(self) -> bool:
         """When the session ends now: whether the message may be there, for those who are undecided."""
 

@@ -155,6 +155,15 @@ cdef class Transaction:
         return _SAY
 
     @property
+    def awaits_last(self):
+        cdef Py_ssize_t at = self._at
+        return at < len(self._commands) and at > self._before + len(self.outcomes) and not self._in_text
+
+    @property
+    def has_text(self):
+        return bool(self._text)
+
+    @property
     def is_doubtful(self):
         is_known = self._at > self._before + len(self.outcomes)
         return self.may_have_arrived and self.mail_refusal is None and (bool(self.accepted) or not is_known)

@@ -145,7 +145,9 @@ class Dialer:
             if need.tells == "proxy" and identity is not None:
                 await lane.write(identity.proxy, loop.time() + remote.command_s)
             async with asyncio.timeout(remote.greeting_s):
-                await lane.run(dialogue.open(), loop.time() + remote.greeting_s)
+                await lane.run(dialogue.greeted(), loop.time() + remote.greeting_s)
+            async with asyncio.timeout(remote.command_s):
+                await lane.run(dialogue.hello(), loop.time() + remote.command_s)
             lane.may_speak = False
             if lane.error is not None:
                 raise lane.error

@@ -90,10 +90,14 @@ class Dialogue:
 
         A refusal here is about us, never about the client's mail: NextHopDown.
         """
+        yield from self.greeted()
+        yield from self._hello()
+
+    def greeted(self) -> Script[None]:
+        """The greeting alone; hello() comes next."""
         (greeting,) = yield Ask(b"", 1)
         if greeting.code != 220:
             raise errors.NextHopDown(f"greeted us with {shown(greeting)}")
-        yield from self._hello()
 
     def _hello(self, name: bytes = b"") -> Script[None]:
         name = name or self._hostname
@@ -176,7 +180,7 @@ class Dialogue:
         return reply.passed_on(answer.code, answer.enhanced, answer.lines)
 
     def hello(self) -> Script[None]:
-        """EHLO once more, behind a handshake."""
+        """EHLO, and HELO behind it: after greeted(), and once more behind a handshake."""
         yield from self._hello()
 
     def data(self) -> Script[Outcome | None]:

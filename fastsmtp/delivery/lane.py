@@ -222,6 +222,11 @@ class Lane(Link):
                 elif self._is_unsure:
                     self._is_unsure = False
                     self.deadline_s = self._loop.time() + self._times.command_s
+            if (transaction := self.current) is not None and transaction.awaits_last:
+                times = self._times
+                self.deadline_s = self._loop.time() + (
+                    times.message_s if transaction.has_text else times.data_s
+                )
         except errors.ProtocolError as error:
             self.fail(errors.NextHopGarbled(str(error)))
         except errors.TemporaryError as error:

@@ -494,18 +494,23 @@ def test_the_answer_to_the_message_is_every_recipient_s(said: bytes, kind: type,
 
 # Where it says nothing, which time is short, and whether the message may be there.
 HANGS = [
-    (b"", "greeting_s", False),
-    (b"EHLO", "command_s", False),
-    (b"MAIL", "command_s", False),
-    (b"RCPT", "command_s", False),
-    (b"DATA", "data_s", False),
-    (b".", "message_s", True),
+    (b"", EXTENSIONS, "greeting_s", False),
+    (b"EHLO", EXTENSIONS, "command_s", False),
+    (b"MAIL", EXTENSIONS, "command_s", False),
+    (b"RCPT", PLAIN, "command_s", False),
+    (b"DATA", EXTENSIONS, "data_s", False),
+    (b"DATA", PLAIN, "data_s", False),
+    (b".", EXTENSIONS, "message_s", True),
+    (b".", CHUNKING, "message_s", True),
+    (b".", (*PLAIN, b"CHUNKING"), "message_s", True),
 ]
 
 
-@pytest.mark.parametrize(("at", "limit", "is_doubtful"), HANGS)
-def test_a_server_that_hangs_is_given_up(at: bytes, limit: str, is_doubtful: bool) -> None:
-    hop = NextHop(answers={at: SILENCE})
+@pytest.mark.parametrize(("at", "extensions", "limit", "is_doubtful"), HANGS)
+def test_a_server_that_hangs_is_given_up_in_the_time_for_that(
+    at: bytes, extensions: tuple[bytes, ...], limit: str, is_doubtful: bool
+) -> None:
+    hop = NextHop(answers={at: SILENCE}, extensions=extensions)
     deliverer = make(remote={limit: 0.3}, tick_s=0.05)
 
     @scenario(deliverer, hop)

@@ -190,13 +190,17 @@ def test_a_site_of_the_other_family_alone_is_put_off_or_passed_on() -> None:
 def test_a_source_s_connections_are_counted_over_all_sites() -> None:
     one, two = NextHop(answers={b"DATA": SILENCE}), NextHop()
     lean = Source("lean", "127.0.0.2", connections=1)
-    deliverer = make(remote={"command_s": 0.5}, tick_s=0.05)
+    deliverer = make()
 
     @scenario(deliverer, one, two)
     async def _() -> None:
         first = asyncio.ensure_future(deliverer.deliver(Stored(), JOE, route(one.dest, lean)))
         await one.seen(b"DATA")
         second = asyncio.ensure_future(deliverer.deliver(Stored(), JOE, route(two.dest, lean)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert two.connections == 0
+        one.hang_up()
         assert shown(await first) == "R"
         assert shown(await second) == "D"
         assert two.connections == 1

@@ -34,7 +34,7 @@ ipv4 = "192.0.2.99"
 
 
 def send(port: int, sender: str, *recipients: str) -> None:
-    with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+    with smtplib.SMTP("127.0.0.1", port, "client.example", timeout=60) as client:
         client.sendmail(sender, recipients, f"Subject: from {sender}\r\n\r\nText\r\n")
 
 

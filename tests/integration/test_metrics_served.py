@@ -44,7 +44,7 @@ def shown(where: str, name: str, value: float) -> dict[str, float]:
 
 
 def send(port: int, recipient: str) -> None:
-    with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+    with smtplib.SMTP("127.0.0.1", port, local_hostname="client.example", timeout=60) as client:
         client.sendmail("a@b.example", [recipient], "Subject: x\r\n\r\nx\r\n")
 
 

@@ -197,7 +197,9 @@ def test_postfix_asks_it(folder: pathlib.Path, way: str) -> None:
             "smtpd_end_of_data_restrictions": f"check_policy_service {service}",
         }
         with Postfix(settings, ("joe@example.org", "closed@example.org")) as postfix:
-            with smtplib.SMTP("127.0.0.1", postfix.port, timeout=60) as client:
+            with smtplib.SMTP(
+                "127.0.0.1", postfix.port, local_hostname="client.example", timeout=60
+            ) as client:
                 client.ehlo("client.example")
                 assert client.mail("spam@example.net")[0] == 250
                 code, text = client.rcpt("joe@example.org")

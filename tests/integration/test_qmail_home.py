@@ -100,7 +100,7 @@ def test_it_stands_in_the_place_of_qmail_smtpd(home: Home) -> None:
     home.write(smtpgreeting="mx.example.org no junk\n", badmailfrom="@spam.example\n", databytes="2000\n")
     home.rules.write_text('127.0.0.2:allow,RELAYCLIENT="",FILTER="yes"\n127.0.0.3:deny\n:allow\n')
     port = home.start()
-    with smtplib.SMTP(timeout=60) as client:
+    with smtplib.SMTP(local_hostname="c.example", timeout=60) as client:
         code, greeting = client.connect("127.0.0.1", port)
         assert (code, greeting) == (220, b"mx.example.org no junk ESMTP")
         client.ehlo("c.example")
@@ -122,7 +122,7 @@ def test_it_stands_in_the_place_of_qmail_smtpd(home: Home) -> None:
     assert codes(port, *known) == [250, 250, 553]
     with pytest.raises((smtplib.SMTPServerDisconnected, ConnectionError)):
         codes(port, local="127.0.0.3")
-    with smtplib.SMTP("127.0.0.1", port, timeout=60, source_address=("127.0.0.2", 0)) as client:
+    with smtplib.SMTP("127.0.0.1", port, "c.example", timeout=60, source_address=("127.0.0.2", 0)) as client:
         client.sendmail("a@b.example", ["x@other.example"], b"Subject: y\r\n\r\nbody\r\n")
         assert client.docmd("MAIL FROM:<a@b.example>")[0] == 250
     first, second = home.queue.taken()

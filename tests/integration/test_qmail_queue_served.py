@@ -28,7 +28,7 @@ def served() -> Iterator[tuple[Daemon, QmailQueue]]:
 
 
 def send(daemon: Daemon, text: str = "Subject: x\r\n\r\nHello\r\n") -> tuple[int, bytes]:
-    with smtplib.SMTP("127.0.0.1", daemon.port, timeout=60) as client:
+    with smtplib.SMTP("127.0.0.1", daemon.port, local_hostname="client.example", timeout=60) as client:
         client.ehlo("client.example")
         client.mail("from@example.net")
         client.rcpt("joe@example.org")

@@ -61,7 +61,7 @@ def serving(hop: NextHop, config: str = CONFIG) -> Iterator[Daemon]:
 
 def send(daemon: Daemon, *to: str, sender: str = "joe@example.org", options: tuple[str, ...] = ()) -> str:
     """The id of the message."""
-    with smtplib.SMTP("127.0.0.1", daemon.port, timeout=60) as client:
+    with smtplib.SMTP("127.0.0.1", daemon.port, "client.example", timeout=60) as client:
         client.ehlo("client.example")
         assert client.mail(sender)[0] == 250
         for one in to:

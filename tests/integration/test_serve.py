@@ -166,7 +166,7 @@ def test_certificates_and_lists_change_in_running_workers(folder: pathlib.Path) 
     try:
         port = port_of(server)
         workers = set(workers_of(server.pid))
-        with smtplib.SMTP("127.0.0.1", port, timeout=60) as stays:
+        with smtplib.SMTP("127.0.0.1", port, "client.example.org", timeout=60) as stays:
             stays.ehlo()
             assert answers(port, "sue@example.org") == {550}
             assert served(port) == {old[0]}
@@ -192,7 +192,7 @@ def answers(port: int, recipient: str) -> set[int]:
     """What several connections get for a recipient; there are two workers."""
     found = set()
     for _ in range(8):
-        with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+        with smtplib.SMTP("127.0.0.1", port, "client.example.org", timeout=60) as client:
             client.ehlo()
             client.mail("a@example.org")
             found.add(client.rcpt(recipient)[0])
@@ -206,7 +206,7 @@ def served(port: int) -> set[bytes]:
     context.verify_mode = ssl.CERT_NONE
     found = set()
     for _ in range(8):
-        with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+        with smtplib.SMTP("127.0.0.1", port, "client.example.org", timeout=60) as client:
             client.starttls(context=context)
             assert isinstance(client.sock, ssl.SSLSocket)
             shown = client.sock.getpeercert(binary_form=True)

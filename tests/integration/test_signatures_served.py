@@ -11,6 +11,7 @@ import pytest
 
 from fastsmtp.config.load import load
 from fastsmtp.errors import ConfigError
+from tests.integration.daemon import NOBODY
 from tests.integration.servers import Process, until
 from tests.wire import Wire, run, serving
 
@@ -125,7 +126,8 @@ def test_a_file_that_changes_is_read_again(tmp_path: pathlib.Path) -> None:
     config.write_text(
         f'state = "{tmp_path}/state"\nworkers = 1\nhostname = "mx.example.org"\n[relay]\nnetworks = []\n'
         f'[deliver]\nqueue = false\n[[accept]]\ndomain = "example.org"\ndeliver = "discard"\n'
-        f'[policy.mfcheck]\nmode = "off"\n[policy.signatures]\nfile = "{file}"\n'
+        f'[dns]\nservers = ["{NOBODY}"]\n[policy.mfcheck]\nmode = "off"\n[policy.helo]\nmode = "off"\n'
+        f'[policy.reverse_dns]\nmode = "off"\n[policy.signatures]\nfile = "{file}"\n'
         f'[[listen]]\naddress = ["127.0.0.1:0"]\ntls = "off"\n[log]\nto = "{tmp_path}/log"\n'
     )
     server = Process([sys.executable, "-m", "fastsmtp", "serve", "--config", str(config)])
@@ -133,7 +135,7 @@ def test_a_file_that_changes_is_read_again(tmp_path: pathlib.Path) -> None:
         port = int(server.wait_for(r"^fastsmtp \S+ ready: 127\.0\.0\.1:(\d+) ")[1])
 
         def code() -> int:
-            with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+            with smtplib.SMTP("127.0.0.1", port, "client.example", timeout=60) as client:
                 try:
                     client.sendmail("a@example.net", "b@example.org", PROGRAM)
                 except smtplib.SMTPDataError as error:

@@ -101,7 +101,10 @@ def tcpserver(host: str, program: str, home: Home, *flags: str) -> Iterator[int]
 def test_under_tcpserver_by_qmails_name(home: Home, host: str, protocol: str) -> None:
     link = home.folder / "bin" / "qmail-smtpd"
     link.symlink_to(install(home.folder))
-    with tcpserver(host, str(link), home) as port, smtplib.SMTP(host, port, timeout=60) as client:
+    with (
+        tcpserver(host, str(link), home) as port,
+        smtplib.SMTP(host, port, local_hostname="client.example", timeout=60) as client,
+    ):
         assert client.ehlo("client.example")[0] == 250
         assert client.mail("from@example.net")[0] == 250
         assert client.rcpt("joe@example.com")[0] == 553
@@ -139,7 +142,7 @@ def test_rules_of_tcpserver_reach_policy_and_queue(home: Home) -> None:
     script.chmod(0o755)
     with (
         tcpserver("127.0.0.1", str(script), home, "-x", str(rules)) as port,
-        smtplib.SMTP("127.0.0.1", port, timeout=60) as client,
+        smtplib.SMTP("127.0.0.1", port, local_hostname="client.example", timeout=60) as client,
     ):
         client.ehlo("client.example")
         assert client.esmtp_features["size"] == "1000"
@@ -411,7 +414,10 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_under_inetd_the_socket_says_who_the_client_is(home: Home, host: str) -> None:
-    with inetd(home, host=host) as where, smtplib.SMTP(*where, timeout=60) as client:
+    with (
+        inetd(home, host=host) as where,
+        smtplib.SMTP(*where, local_hostname="client.example", timeout=60) as client,
+    ):
         client.sendmail("a@example.net", ["joe@example.org"], "Subject: x\r\n\r\nHello\r\n")
     [taken] = home.queue.queued()
     assert taken.environment["TCPREMOTEIP"] == host
@@ -431,7 +437,7 @@ def certificate(home: Home) -> ssl.SSLContext:
 
 def test_starttls(home: Home) -> None:
     context = certificate(home)
-    with inetd(home) as where, smtplib.SMTP(*where, timeout=60) as client:
+    with inetd(home) as where, smtplib.SMTP(*where, local_hostname="client.example", timeout=60) as client:
         assert client.starttls(context=context)[0] == 220
         client.ehlo("client.example")
         assert not client.has_extn("starttls")
@@ -444,7 +450,10 @@ def test_starttls(home: Home) -> None:
 
 def test_tls_before_the_greeting(home: Home) -> None:
     context = certificate(home)
-    with inetd(home, SMTPS="") as where, smtplib.SMTP_SSL(*where, timeout=60, context=context) as client:
+    with (
+        inetd(home, SMTPS="") as where,
+        smtplib.SMTP_SSL(*where, local_hostname="client.example", timeout=60, context=context) as client,
+    ):
         client.sendmail("a@example.net", ["joe@example.org"], "Subject: x\r\n\r\nHello\r\n")
     assert len(home.queue.queued()) == 1
 

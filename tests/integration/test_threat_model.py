@@ -65,7 +65,7 @@ def test_a_server_started_as_root_is_what_the_table_says(folder: pathlib.Path) -
         port = int(server.wait_for(r"ready: 127.0.0.1:(\d+) ")[1])
         workers = workers_of(server.pid)
         assert len(workers) == 2
-        with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+        with smtplib.SMTP("127.0.0.1", port, local_hostname="client.example", timeout=60) as client:
             client.sendmail("a@example.org", ["b@example.net"], b"Subject: x\r\n\r\n" + b"x" * 200_000)
 
         assert ids(server.pid) == ({"0"}, {"0"})

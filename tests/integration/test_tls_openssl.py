@@ -114,7 +114,7 @@ def test_pythons_client_resumes_too(ports: tuple[int, int], version: ssl.TLSVers
 
 
 def test_smtplib_raises_its_connection(ports: tuple[int, int]) -> None:
-    with smtplib.SMTP("127.0.0.1", ports[0], timeout=60) as client:
+    with smtplib.SMTP("127.0.0.1", ports[0], local_hostname="client.example", timeout=60) as client:
         client.ehlo("x")
         client.starttls(context=client_context(ssl.TLSVersion.TLSv1_3))
         assert b"TLSv1.3" in client.ehlo("x")[1]

@@ -1,9 +1,9 @@
 """An installed server on the queues of earlier formats: python upgrade.py /path/to/fastsmtp format-1.tar.xz ...
 
-Runs outside the source tree, with nothing but the standard library.  Each archive is a queue with mail in it, as a
-crash of the release that brought its format left it (tests/integration/queue_archive.py).  The server is started on
-it, its operator flushes it and releases what is held, and every message must come to the next hop that the archive
-names.
+Runs outside the source tree, with nothing of it but tests/integration/archives.py and tests/ports.py.  Each archive is
+a queue with mail in it, as a crash of the release that brought its format left it (tests/integration/queue_archive.py).
+The server is started on it, its operator flushes it and releases what is held, and every message must come to its next
+hop.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import re
 import socketserver
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
 from contextlib import suppress
 
-PORT = 25_093
+from tests.integration.archives import unpack
+from tests.ports import free_port
+
 PATIENCE_S = 60.0
 WANTED = ["ann", "cyd", "dan", "eve", "fay"]
 
@@ -52,25 +53,13 @@ class NextHop(socketserver.StreamRequestHandler):
 class Server(socketserver.ThreadingTCPServer):
     """The next hop."""
 
-    allow_reuse_address = True
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", PORT), NextHop)
+        # Of five digits, as the archives need it.
+        super().__init__(("127.0.0.1", free_port()), NextHop)
+        self.dest = f"smtp://127.0.0.1:{self.server_address[1]}"
         self.taken: list[str] = []
-
-
-def unpack(archive: str, state: pathlib.Path) -> None:
-    """By hand: extractall() of Python 3.11 knows no filter, and that of 3.14 wants one."""
-    state.mkdir()
-    with tarfile.open(archive) as file:
-        for member in file.getmembers():
-            path = state / member.name
-            if member.isdir():
-                path.mkdir(member.mode)
-            elif data := file.extractfile(member):
-                path.write_bytes(data.read())
-                path.chmod(member.mode)
 
 
 def wait_for(hop: Server, wanted: list[str]) -> None:
@@ -85,10 +74,11 @@ def check(program: str, archive: str, hop: Server) -> None:
     hop.taken.clear()
     with tempfile.TemporaryDirectory() as name:
         state = pathlib.Path(name, "state")
-        unpack(archive, state)
+        state.mkdir()
+        unpack(pathlib.Path(archive), state, hop.server_address[1])
         command = [
             program, "serve", "--listen", "127.0.0.1:0", "--workers", "1", "--hostname", "ci.example.org",
-            "--accept", "there.example", "--deliver", f"smtp://127.0.0.1:{PORT}", "--state", str(state),
+            "--accept", "there.example", "--deliver", hop.dest, "--state", str(state),
         ]  # fmt: skip
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:

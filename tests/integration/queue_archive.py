@@ -3,7 +3,7 @@
     python -m tests.integration.queue_archive tests/data/queue/format-1.tar.xz
 
 A release that changes a format of the queue adds one under the new number, and touches none of the old.  Where the
-mail goes stands in the records, so the archive names a port; test_queue_versions.py serves it.
+mail goes stands in the records, so the archive names a port; archives.py puts another one there.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import sys
 import tarfile
 import time
 
+from tests.integration.archives import PORT
 from tests.integration.daemon import Daemon, ran
 from tests.integration.hop import Hop
 from tests.integration.test_queue_kill import kill_all
 from tests.nexthop import SILENCE
-
-PORT = 25_093
 
 CONFIG = """
 [queue]

@@ -12,7 +12,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,11 +19,13 @@ import pytest
 
 from fastsmtp._record import HEADER_BYTES, crc32c
 from fastsmtp.queue.fileheader import FORMAT
+from tests.integration.archives import PORT, unpack
 from tests.integration.daemon import Daemon, ran
 from tests.integration.hop import Hop
-from tests.integration.queue_archive import ACCEPT, BIG, MESSAGE, PORT
+from tests.integration.queue_archive import ACCEPT, BIG, MESSAGE
 from tests.integration.servers import until
 from tests.nexthop import NextHop
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -41,36 +42,16 @@ retry_min_s = 900
 
 
 @contextlib.contextmanager
-def next_hop() -> Iterator[NextHop]:
-    """At the port that the archives name; waits while another run of this test has it."""
-    hops = []
-
-    def is_ours() -> bool:
-        with contextlib.suppress(OSError):
-            hops.append(stack.enter_context(Hop(port=PORT)))
-        return bool(hops)
-
-    with contextlib.ExitStack() as stack:
-        until(is_ours, f"port {PORT} is free")
-        yield hops[0]
-
-
-@contextlib.contextmanager
-def unpacked(format: int = FORMAT) -> Iterator[Daemon]:
-    """A server on a copy of that queue; not started, and ended by the test."""
-    daemon = Daemon(CONFIG, accept=ACCEPT, workers=1)
+def unpacked(format: int = FORMAT) -> Iterator[tuple[Daemon, NextHop]]:
+    """A server on a copy of that queue, not started and ended by the test, and the next hop of its mail."""
+    port = free_port()
+    daemon = Daemon(CONFIG, accept=ACCEPT.replace(str(PORT), str(port)), workers=1)
     try:
         state = daemon.folder / "state"
         state.mkdir(mode=0o755)
-        with tarfile.open(ARCHIVES / f"format-{format}.tar.xz") as file:
-            # By hand: extractall() of 3.11 knows no filter and that of 3.14 wants one.
-            for member in file.getmembers():
-                if member.isdir():
-                    (state / member.name).mkdir(member.mode)
-                elif data := file.extractfile(member):
-                    (state / member.name).write_bytes(data.read())
-                    (state / member.name).chmod(member.mode)
-        yield daemon
+        unpack(ARCHIVES / f"format-{format}.tar.xz", state, port)
+        with Hop(port=port) as hop:
+            yield daemon, hop
     finally:
         daemon.remove()
 
@@ -98,7 +79,7 @@ def recipients(hop: NextHop) -> list[bytes]:
 @pytest.mark.parametrize("format", range(1, FORMAT + 1))
 def test_mail_in_a_queue_of_each_format_is_delivered(format: int) -> None:
     assert (ARCHIVES / f"format-{FORMAT}.tar.xz").exists(), "see queue_archive.py"
-    with unpacked(format) as daemon, next_hop() as hop:
+    with unpacked(format) as (daemon, hop):
         daemon.start()
         # Of fay's nobody knew when to try it again: at once.
         until(lambda: recipients(hop) == [b"fay"], "what was under way is tried")
@@ -161,7 +142,7 @@ FILES: list[tuple[str, Callable[[Path], Path], Change, int]] = [
 
 
 def test_a_file_of_a_later_release_stops_the_start_and_is_left_for_that_release() -> None:
-    with unpacked() as daemon, next_hop() as hop:
+    with unpacked() as (daemon, hop):
         for words, find, change, ours in FILES:
             path = find(daemon.folder / "state" / "queue")
             change(path, 9)

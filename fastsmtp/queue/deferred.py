@@ -112,7 +112,11 @@ class DeferredIndex:
         rows = list(rows)
 
         def then(_: None) -> None:
-            self._untake([row.key for row in rows])
+            keys = [row.key for row in rows]
+            if not self.pinned.isdisjoint(keys):
+                # What the operator said of them may be due.
+                self._all_again(None)
+            self._untake(keys)
             self._wind_back(min((row.next_ms for row in rows), default=self._cursor[0] + 1))
 
         return self._submit(self.file.put, rows, then=then)

@@ -323,6 +323,36 @@ def test_the_operator_s_word_about_what_is_in_hand(tmp_path: pathlib.Path) -> No
     run(work, tmp_path)
 
 
+@pytest.mark.parametrize("state", [State.BOUNCE, State.DELETE])
+def test_what_the_operator_ends_during_an_attempt_ends_with_it(tmp_path: pathlib.Path, state: State) -> None:
+    """Not when its next attempt would have been due."""
+
+    async def work(queue: Queue) -> None:
+        queue.retry_ms = 600_000
+        owner = await queue.open()
+        journal = await queue.worker()
+        shard = FakeShard(queue.path)
+        await journal.append(encode(message("A", recipient("a@example.net"))))
+        job = await shard.job()
+        (one,) = owner.hands.in_hand()
+        assert one.is_under_way
+        stored = owner.reader.read(one.place).message
+        row = row_of(one.place, stored, 0, next_ms=int(time.time() * 1000))._replace(site=one.site)
+        await owner.index.pin([row._replace(state=state)], lambda: [row.key])
+        shard.say(job, LATER)
+        if state is State.BOUNCE:
+            report = await shard.job(2)
+            assert owner.reader.read(report.place).envelope.sender == b""
+            shard.say(report, YES)
+        while (await owner.index.counts()).messages:
+            await asyncio.sleep(0.01)
+        await queue.leave(journal)
+        shard.line.close()
+        await owner.close()
+
+    run(work, tmp_path)
+
+
 def test_slow_sites_that_fill_the_memory_hold_back_neither_others_nor_the_operator(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fastsmtp import reply
 from fastsmtp._counters import Counters
 from fastsmtp.callable_sink import CallableSink
 from fastsmtp.config.load import load
@@ -257,12 +258,23 @@ def test_a_proxy_that_sends_no_header_is_refused() -> None:
 
 def test_xclient_tells_who_the_client_is_and_everything_starts_over() -> None:
     async def main() -> None:
-        async with serving(listener={"xclient_from": ["127.0.0.1"]}) as running:
+        accept = [{"domain": ["example.org"], "deliver": "discard"}]
+        async with serving(listener={"xclient_from": ["127.0.0.1"]}, accept=accept, **STRANGERS) as running:
             wire = await running.connect()
             _, offered = await wire.ask(HELLO[:-2])
             assert b"XCLIENT NAME ADDR" in offered
+            assert await wire.codes(MAIL + b"RCPT TO:<b@elsewhere.example>\r\nRSET\r\n", 3) == [250, 550, 250]
+            service = running.server._service
+            assert service is not None
+            [connection] = service.connections
+            assert connection.conversation is not None
+            facts = connection.conversation.facts
+            assert (facts.helo, facts.refused) == (b"client.example", 1)
+            assert (await wire.ask(b"XCLIENT ADDR=192.0.2.9"))[0] == 220
+            assert (facts.helo, facts.refused, facts.is_extended) == (b"", 0, False)
             code, _ = await wire.ask(b"XCLIENT NAME=mail.client.example ADDR=IPV6:2001:db8::9 PORT=77 HELO=x")
             assert code == 220
+            assert facts.helo == b"x"
             assert (await wire.ask(MAIL[:-2]))[0] == 503
             await wire.codes(HELLO + OPEN + TEXT, 5)
             assert running.log.of("message")[0]["client"] == "2001:db8::9"
@@ -379,8 +391,6 @@ def test_a_sink_that_is_slow_holds_the_client_back() -> None:
                 return gate.wait()
 
             def commit(self, prefix: bytes) -> Any:
-                from fastsmtp import reply
-
                 return reply.accepted("X")
 
             def abort(self) -> None:
@@ -408,6 +418,56 @@ def test_a_sink_that_is_slow_holds_the_client_back() -> None:
             gate.set()
             assert (await wire.reply())[0] == 250
             assert taken == sent
+            await wire.close()
+
+    run(main)
+
+
+def test_a_connection_that_ends_does_not_take_back_what_the_sink_has() -> None:
+    """It may be durable already; its answer is waited for, and logged."""
+
+    async def main() -> None:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        calls: list[str] = []
+
+        class Transaction:
+            def add(self, recipient: Any) -> None:
+                return None
+
+            def begin(self, facts: Any) -> None:
+                return None
+
+            def write(self, chunk: bytes) -> None:
+                return None
+
+            def commit(self, prefix: bytes) -> Any:
+                calls.append("commit")
+                return answer
+
+            def abort(self) -> None:
+                calls.append("abort")
+
+        class Slow:
+            def open(self, envelope: Any, facts: Any) -> Transaction:
+                return Transaction()
+
+            async def close(self) -> None:
+                return None
+
+        async with serving(Slow()) as running:
+            service = running.server._service
+            assert service is not None
+            wire = await running.connect()
+            await wire.codes(HELLO + OPEN, 4)
+            await wire.send(TEXT)
+            await until(lambda: bool(calls))
+            [connection] = service.connections
+            assert connection.raw is not None
+            connection.raw.abort()
+            await until(lambda: connection not in service.connections)
+            answer.set_result(reply.accepted("X"))
+            await until(lambda: bool(running.log.of("message")))
+            assert calls == ["commit"]
             await wire.close()
 
     run(main)

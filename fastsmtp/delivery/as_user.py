@@ -93,13 +93,18 @@ class AsUser:
         outcomes: list[Outcome | Damaged] = []
         for group in groups:
             async with turns:
-                outcomes += [await self._send(stored, group, route)] * len(group)
+                outcome, is_answer = await self._send(stored, group, route)
+                if len(group) > 1 and is_answer and isinstance(outcome, Retry):
+                    # None of them has it: each by itself, so that one bad Maildir doesn't keep the others' mail.
+                    outcomes += [(await self._send(stored, [one], route))[0] for one in group]
+                else:
+                    outcomes += [outcome] * len(group)
         done(outcomes)
 
     async def _send(
         self, stored: StoredMessage, recipients: Sequence[Recipient], route: Route
-    ) -> Outcome | Damaged:
-        """One errand: all of these recipients, or none."""
+    ) -> tuple[Outcome | Damaged, bool]:
+        """One errand: all of these recipients, or none; and whether that was its answer."""
         may_have_arrived = False
         key = key_of(route.user, route.deliver)
         call: _Call | None = None
@@ -116,22 +121,22 @@ class AsUser:
             outcome = read_answer(packet)
             self._idle.setdefault(key, []).append(call)
             call = None
-            return outcome
+            return outcome, True
         except errors.QueueDamaged as error:
-            return Damaged(str(error))
+            return Damaged(str(error)), False
         except errors.TemporaryError as error:
-            return Retry(reply.of_error(error), f"as {route.user}: {error}")
+            retry = Retry(reply.of_error(error), f"as {route.user}: {error}")
         except TimeoutError:
-            return Retry(
-                reply.STORAGE_FAILED, f"as {route.user}: no answer in {self._answer_s:g} s", may_have_arrived
-            )
+            reason = f"as {route.user}: no answer in {self._answer_s:g} s"
+            retry = Retry(reply.STORAGE_FAILED, reason, may_have_arrived)
         except (OSError, ValueError) as error:
-            return Retry(reply.STORAGE_FAILED, f"as {route.user}: {error}", may_have_arrived)
+            retry = Retry(reply.STORAGE_FAILED, f"as {route.user}: {error}", may_have_arrived)
         except Exception as error:  # noqa: BLE001 - ours: it is tried again, and the reason says what it was
-            return Retry(reply.OUR_DEFECT, repr(error), may_have_arrived)
+            retry = Retry(reply.OUR_DEFECT, repr(error), may_have_arrived)
         finally:
             if call is not None:
                 call.close()
+        return retry, False
 
     async def _handed(self, key: bytes, descriptors: Sequence[int]) -> _Call:
         """A line to a process that has this errand: one that has done another, or a new one."""

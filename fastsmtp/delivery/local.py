@@ -149,7 +149,11 @@ class LocalDeliverer:
             await asyncio.wait(list(self._tasks))
 
     async def _finish(self, stored: Stored, recipients: Sequence[Recipient], dest: str, done: Done) -> None:
-        done(await self.deliver(stored, recipients, dest))
+        outcomes = await self.deliver(stored, recipients, dest)
+        if len(recipients) > 1 and dest.startswith("maildir:") and isinstance(outcomes[0], Retry):
+            # None of them has it: each by itself, so that one bad Maildir doesn't keep the others' mail.
+            outcomes = [(await self.deliver(stored, [one], dest))[0] for one in recipients]
+        done(outcomes)
 
     async def deliver(
         self, stored: Stored, recipients: Sequence[Recipient], dest: str

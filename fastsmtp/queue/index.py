@@ -72,7 +72,10 @@ _CHANGED: Final = ", ".join(
     f"{name} = excluded.{name}" for name in _FIELDS if name not in (*_FIELDS[:12], "state", "next_ms")
 )
 # What the operator wants ended is not put off.
-_NEXT: Final = "next_ms = CASE WHEN waiting.state > 2 THEN min(waiting.next_ms, excluded.next_ms) ELSE excluded.next_ms END"
+_NEXT: Final = (
+    "next_ms = CASE WHEN waiting.state > 2 THEN min(waiting.next_ms, excluded.next_ms) "
+    "ELSE excluded.next_ms END"
+)
 _PUT: Final = (
     f"INSERT INTO waiting ({_COLUMNS}) VALUES ({', '.join('?' * len(_FIELDS))}) "
     "ON CONFLICT (number, epoch, offset, recipient) DO UPDATE "

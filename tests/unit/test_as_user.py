@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fastsmtp import reply
 from fastsmtp._payload import decode
 from fastsmtp.config.dest import parse_dest
 from fastsmtp.config.routes import Route
@@ -28,10 +29,9 @@ from fastsmtp.queue.model import Origins, QueuedMessage
 DEST = "maildir:/m/{local}"
 
 
-def message(name: str) -> StoredMessage:
-    envelope = Envelope(
-        b"a@example.org", b"example.org", recipients=[Recipient(b"joe@example.org", b"example.org")]
-    )
+def message(name: str, *to: bytes) -> StoredMessage:
+    recipients = [Recipient(address, b"example.org") for address in to or (b"joe@example.org",)]
+    envelope = Envelope(b"a@example.org", b"example.org", recipients=recipients)
     queued = QueuedMessage(name, 0, envelope, Origins(address="192.0.2.1"), b"", [b"Text\r\n"], 6)
     bodies = Bodies("/nowhere", version="1", wall=lambda: 0.0, random=os.urandom)
     return StoredMessage(queued, bodies, InlineDisk())
@@ -43,6 +43,7 @@ class Process:
     def __init__(self, sock: socket.socket, act: Callable[[Process], None]) -> None:
         self.sock = sock
         self.errands: list[tuple[bytes, str]] = []
+        self.recipients: list[bytes] = []
         self._act = act
         sock.setblocking(False)
         asyncio.get_running_loop().add_reader(sock.fileno(), self._read)
@@ -56,6 +57,7 @@ class Process:
         for fd in descriptors:
             os.close(fd)
         self.errands.append((read_errand(packet), record.id))
+        self.recipients = [one.address for one in record.envelope.recipients]
         self._act(self)
 
     def answer(self, outcome: Outcome | None = None) -> None:
@@ -206,5 +208,25 @@ def test_an_answer_that_nobody_asked_for_is_nobodys(tmp_path: pathlib.Path) -> N
             assert await put(as_user, "1") == Delivered("1")
             assert await put(as_user, "2") == Delivered("2")
             assert len(lspawn.processes) == 2
+
+    asyncio.run(scenario())
+
+
+def test_one_bad_maildir_does_not_keep_the_others_mail(tmp_path: pathlib.Path) -> None:
+    """An errand is for all of its recipients or none: where it fails for now, each has one of its own."""
+    bad = Retry(reply.STORAGE_FULL, "over quota")
+
+    def act(process: Process) -> None:
+        process.answer(bad if b"bad@example.org" in process.recipients else None)
+
+    async def scenario() -> None:
+        async with Lspawn(tmp_path, act) as (_, as_user):
+            stored = message("1", b"joe@example.org", b"bad@example.org", b"ann@example.org")
+            done: asyncio.Future[Sequence[Outcome | Damaged]] = asyncio.get_running_loop().create_future()
+            route = Route(DEST, parse_dest(DEST), user="joe")
+            as_user.put(stored, stored.envelope.recipients, route, done.set_result)
+            async with asyncio.timeout(60):
+                found = await done
+            assert [type(outcome) for outcome in found] == [Delivered, Retry, Delivered]
 
     asyncio.run(scenario())

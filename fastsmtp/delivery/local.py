@@ -164,7 +164,9 @@ class LocalDeliverer:
         except Exception as error:  # noqa: BLE001 - ours: it is tried again, and the reason says what it was
             return [outcome_of(error)] * len(recipients)
 
-    async def _deliver(self, stored: Stored, recipients: Sequence[Recipient], dest: str) -> Sequence[Outcome]:
+    async def _deliver(
+        self, stored: Stored, recipients: Sequence[Recipient], dest: str
+    ) -> Sequence[Outcome | Damaged]:
         place, maildir = self._place(dest)
         outcome: Outcome = Delivered(place.kind)
         done: Awaitable[None] | None = None
@@ -178,10 +180,15 @@ class LocalDeliverer:
             done = self._printer.store(list(recipients), stored.envelope, stored.prefix, stored)
         elif place.kind == "pipe":
             connection = connection_variables(facts_of(stored), self._hostname)
-            outcomes: list[Outcome] = []
+            outcomes: list[Outcome | Damaged] = []
             for one in recipients:
-                given = self._pipe.store(place.path, sender, one.address, connection, stored.prefix, stored)
-                outcomes.append(await given if inspect.isawaitable(given) else given)
+                try:
+                    given = self._pipe.store(
+                        place.path, sender, one.address, connection, stored.prefix, stored
+                    )
+                    outcomes.append(await given if inspect.isawaitable(given) else given)
+                except Exception as error:  # noqa: BLE001 - as in deliver(), and those before have their mail
+                    outcomes.append(outcome_of(error))
             return outcomes
         elif place.kind == "qmail-queue":
             facts = facts_of(stored)

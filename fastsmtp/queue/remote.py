@@ -125,11 +125,12 @@ class Remote:
         try:
             async with asyncio.timeout(self._patience_s):
                 return await future
-        except TimeoutError:
-            raise errors.StorageFailed("the owner of the queue doesn't answer") from None
-        except BaseException:
+        except BaseException as error:
             if future.done() and not future.cancelled() and future.exception() is None:
+                # It came in the same turn: another one's.
                 self._bodies.append(future.result())
+            if isinstance(error, TimeoutError):
+                raise errors.StorageFailed("the owner of the queue doesn't answer") from None
             raise
 
     def give_up(self, file: BodyFile) -> None:

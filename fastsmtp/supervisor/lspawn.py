@@ -30,7 +30,7 @@ from fastsmtp import reply
 from fastsmtp.config.dest import runs_program
 from fastsmtp.config.load import Loaded
 from fastsmtp.config.settings import user_pairs
-from fastsmtp.delivery.carrier import Carrier, Stay, check_handed, environment_of, serve
+from fastsmtp.delivery.carrier import IDLE_S, Carrier, Stay, check_handed, environment_of, serve
 from fastsmtp.delivery.errand import DESCRIPTORS, ERRAND_BYTES, answer, key_of, read_errand
 from fastsmtp.delivery.outcome import Retry
 from fastsmtp.delivery.pipe import ANSWER_S
@@ -187,6 +187,7 @@ class Lspawn:
         answer_s: float = ANSWER_S,
         kill_s: float = KILL_S,
         keep_s: float = KEEP_S,
+        idle_s: float = IDLE_S,
         children: int = CHILDREN,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -200,6 +201,7 @@ class Lspawn:
         self._answer_s = answer_s
         self._kill_s = kill_s
         self._keep_s = keep_s
+        self._idle_s = idle_s
         # Its other end is ours only: children see us close it, or die, and go when they have answered.
         self._stay, self._staying = os.pipe2(os.O_CLOEXEC)
         self._children = children
@@ -356,7 +358,7 @@ class Lspawn:
             pair.deliver, person.name, person.home,
             hostname=self._hostname, version=self._version, answer_s=self._answer_s,
         )  # fmt: skip
-        serve(sock, key, carrier.carry, descriptors, Stay(self._stay, until_s))
+        serve(sock, key, carrier.carry, descriptors, Stay(self._stay, until_s, idle_s=self._idle_s))
         return 0
 
     # --- its end -----------------------------------------------------------------------------------

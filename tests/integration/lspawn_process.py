@@ -34,7 +34,8 @@ async def main(path: str, answer_s: str, kill_s: str, keep_s: str, children: str
     lspawn = Lspawn(
         sock, pairs, caller=os.getuid(), hostname="mx.example.org", version="1",
         log=LogWriter(open_destination("stderr"), Logfmt()), metrics=board.sheet(0),
-        answer_s=float(answer_s), kill_s=float(kill_s), keep_s=float(keep_s), children=int(children),
+        answer_s=float(answer_s), kill_s=float(kill_s), keep_s=float(keep_s), idle_s=3_600.0,
+        children=int(children),
     )  # fmt: skip
     lspawn.begin()
     done = asyncio.Event()

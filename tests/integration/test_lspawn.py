@@ -129,7 +129,7 @@ def test_a_program_that_hangs_is_killed(started: Started, folder: pathlib.Path) 
 
 
 def test_a_child_that_hangs_is_killed(started: Started, folder: pathlib.Path) -> None:
-    # Three seconds for the child, and so long for its program that it is never the child that ends it.
+    # A few seconds for the child, and so long for its program that it is never the child that ends it.
     process, path, dest = started(
         f"kill -STOP $PPID; sleep 1000 & echo $! > {folder}/pid; exec sleep 1000",
         answer_s=1_003.0,

@@ -155,10 +155,16 @@ class AsUser:
         return call
 
     async def _connect(self) -> socket.socket:
+        end_s = time.monotonic() + self._answer_s
         deadline_s = time.monotonic() + _CONNECT_S
         while True:
             try:
                 return connect(self._path)
+            except BlockingIOError:
+                # It is there, and so many wait before us that its backlog is full.
+                if time.monotonic() >= end_s:
+                    raise
+                deadline_s = time.monotonic() + _CONNECT_S
             except OSError:
                 if time.monotonic() >= deadline_s:
                     raise

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import fastsmtp.delivery.as_user
 from fastsmtp import reply
 from fastsmtp._payload import decode
 from fastsmtp.config.dest import parse_dest
@@ -23,7 +24,7 @@ from fastsmtp.delivery.stored import StoredMessage
 from fastsmtp.message import Envelope, Recipient
 from fastsmtp.queue.bodies import Bodies
 from fastsmtp.queue.disk import InlineDisk
-from fastsmtp.queue.line import listen
+from fastsmtp.queue.line import connect, listen
 from fastsmtp.queue.model import Origins, QueuedMessage
 
 DEST = "maildir:/m/{local}"
@@ -170,6 +171,37 @@ def test_one_that_takes_no_more_is_replaced_and_nothing_is_delivered_twice(tmp_p
     for act in (once, once_and_away):
         asyncio.run(scenario(act))
         (tmp_path / "socket").unlink(missing_ok=True)
+
+
+def test_a_full_backlog_is_waited_for(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastsmtp.delivery.as_user, "_CONNECT_S", 0.0)
+
+    async def scenario() -> None:
+        path = str(tmp_path / "socket")
+        sock = listen(path, 0)
+        before: list[socket.socket] = []
+        with pytest.raises(BlockingIOError):
+            while len(before) < 10:
+                before.append(connect(path))
+        as_user = AsUser(path, InlineDisk())
+        outcome = asyncio.get_running_loop().create_task(put(as_user, "1"))
+        # It has tried by now.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not outcome.done()
+        processes: list[Process] = []
+        asyncio.get_running_loop().add_reader(
+            sock.fileno(), lambda: processes.append(Process(sock.accept()[0], Process.answer))
+        )
+        assert await outcome == Delivered("1")
+        await as_user.close()
+        asyncio.get_running_loop().remove_reader(sock.fileno())
+        for process in processes:
+            process.close()
+        for one in (*before, sock):
+            one.close()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("has_done_one", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -95,6 +96,7 @@ def make() -> Iterator[Callable[..., Child]]:
 
 
 def test_one_after_the_other_on_one_line(make: Callable[..., Child]) -> None:
+    gc.collect()  # what other tests have left open
     before = len(os.listdir("/proc/self/fd"))
     child = make()
     child.start()

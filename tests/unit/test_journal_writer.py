@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import pathlib
 import random
@@ -247,6 +248,7 @@ def test_a_writer_that_is_thrown_away_gives_its_descriptors_back() -> None:
     bench.writer.append([b"never written"], "x", body_fd=body)
     bench.files.close(body)
     files, fd = bench.files, bench.fd
+    gc.collect()  # what other tests have left open
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     del bench
     assert files.open_fds == {fd}

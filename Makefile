@@ -29,7 +29,9 @@ PEERS  ?=
 CERT   ?=
 
 python  = $(VENV)/bin/python
-compiled = $(wildcard fastsmtp/*.pyx fastsmtp/*.pxd fastsmtp/*.h)
+# A .pxd beside a .py: that is compiled too.
+shapes   = $(wildcard fastsmtp/*.pxd fastsmtp/*/*.pxd)
+compiled = $(wildcard fastsmtp/*.pyx fastsmtp/*.h) $(shapes) $(wildcard $(shapes:.pxd=.py))
 # One group of pyproject.toml a stamp: what is not asked for is not downloaded.
 install = $(python) tools/requirements.py $(1) > $(VENV)/$(2).txt && \
           $(python) -m pip install --quiet --disable-pip-version-check -r $(VENV)/$(2).txt && touch $@
@@ -102,14 +104,15 @@ $(VENV)/build $(VENV)/test $(VENV)/lint $(VENV)/bench $(VENV)/cover $(VENV)/whee
 	@$(call install,$*,$*)
 
 # The headers may have gone since the environment was made: look again before a compiler does.
-$(VENV)/built: $(VENV)/build setup.py meson.build meson.options $(compiled) fastsmtp/meson.build
+$(VENV)/built: $(VENV)/build setup.py meson.build meson.options $(compiled) $(wildcard fastsmtp/meson.build fastsmtp/*/meson.build)
 	@tools/prerequisites $(python)
 	@echo 'Building the compiled modules'
 	@$(python) setup.py build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 	@touch $@
 
 clean:
-	rm -rf build dist htmlcov .benchmarks .coverage .coverage.* $(VENV)/built fastsmtp/*.so fastsmtp/*.c fastsmtp/.*.new
+	rm -rf build dist htmlcov .benchmarks .coverage .coverage.* $(VENV)/built fastsmtp/*.so fastsmtp/*/*.so fastsmtp/*.c \
+	    fastsmtp/.*.new fastsmtp/*/.*.new
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean

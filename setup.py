@@ -29,11 +29,12 @@ def build_in_place(options: list[str]) -> None:
         subprocess.run(["meson", "configure", build, *options], check=True, env=environment)
     subprocess.run(["meson", "compile", "-C", build], check=True, env=environment)
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    for module in (build / "fastsmtp").glob(f"*{suffix}"):
+    for module in (build / "fastsmtp").rglob(f"*{suffix}"):
         # A running server has the old file mapped: replace the name, never the contents.
-        fresh = ROOT / "fastsmtp" / f".{module.name}.new"
+        target = ROOT / module.relative_to(build)
+        fresh = target.with_name(f".{module.name}.new")
         shutil.copy2(module, fresh)
-        fresh.replace(ROOT / "fastsmtp" / module.name)
+        fresh.replace(target)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _TALKING, _LINGER, _CLOSED, _DECIDING = Life.TALKING, Life.LINGER, Life.CLOSED, Life.DECIDING
 
 
-class Connection(asyncio.BufferedProtocol):
-    """The protocol object of one connection.
+class Connection:
+    """The protocol object of one connection, but for its class, which listener.py adds.
 
     profile          its settings; those of the client's rule once that is known
     session          None until the client is known; so is conversation
@@ -50,10 +50,10 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "__weakref__", "_admission", "_body_mark", "_buffer", "_commands", "_counted", "_has_quit", "_is_busy",
-        "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_pause", "_service", "_task", "_transport",
-        "accepted_s", "bytes_in", "conversation", "ends_s", "life", "listener", "patience_s", "profile", "raw",
-        "session", "session_id", "since_s", "window",
+        "__weakref__", "_admission", "_body_mark", "_buffer", "_coming", "_commands", "_counted", "_has_quit",
+        "_is_busy", "_is_eof", "_is_in_body", "_is_reading", "_is_write_paused", "_pause", "_service", "_task",
+        "_transport", "accepted_s", "bytes_in", "conversation", "ends_s", "life", "listener", "patience_s",
+        "profile", "raw", "session", "session_id", "since_s", "window",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -78,6 +78,7 @@ class Connection(asyncio.BufferedProtocol):
         self.accepted_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self._pause: Pause | None = None
+        self._coming: Coming | None = None
         self._service = service = listener.service
         self._buffer = service.buffer
         self.window = service.command_window
@@ -222,7 +223,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(output)
         if session.is_closing:
             self._finish()
-        elif session.is_body is not self._is_in_body or self._is_busy or self.patience_s is NEVER:
+        elif session.is_body is not self._is_in_body or self._is_busy or self.patience_s == NEVER:
             self._turn()
         elif session.commands != self._commands:
             # A wait is for a whole command line, not for a read.
@@ -272,17 +273,18 @@ class Connection(asyncio.BufferedProtocol):
             coming.then(promise.value)
             return True
         self._is_busy = True
-
-        def kept(answer: reply.Reply | Exception) -> None:
-            try:
-                coming.then(answer)
-            except Exception as error:  # noqa: BLE001 - as in _pump()
-                self.conversation.failed(error)
-            self._is_busy = False
-            self._go_on()
-
-        promise.then(kept)
+        self._coming = coming
+        promise.then(self._has_come)
         return False
+
+    def _has_come(self, answer: reply.Reply | Exception) -> None:
+        coming, self._coming = self._coming, None
+        try:
+            coming.then(answer)  # type: ignore[union-attr]
+        except Exception as error:  # noqa: BLE001 - as in _pump()
+            self.conversation.failed(error)
+        self._is_busy = False
+        self._go_on()
 
     def _hold_back(self, pause: Pause) -> None:
         """Let the pause pass; replies that are there already leave, and the tick ends it."""

@@ -15,8 +15,9 @@ from functools import partial
 
 from fastsmtp import _session, reply
 from fastsmtp._body import HeaderScanner
+from fastsmtp._event import Event
 from fastsmtp._parser import Path, parse_mailbox
-from fastsmtp._session import Event, Session
+from fastsmtp._session import Session
 from fastsmtp.address import Address
 from fastsmtp.config.rules import DELAY_MOST_S
 from fastsmtp.errors import TemporaryError
@@ -100,7 +101,7 @@ class Conversation:
 
     def helo(self, event: Event) -> Wait:
         if self.pending is not None:
-            return self._catch_up(event, Conversation.helo)
+            return self._catch_up(event, self.helo)
         facts = self.facts
         facts.helo = event.name
         facts.is_extended = event.is_extended
@@ -116,7 +117,7 @@ class Conversation:
 
     def mail(self, event: Event) -> Wait:
         if self.pending is not None:
-            return self._catch_up(event, Conversation.mail)
+            return self._catch_up(event, self.mail)
         facts = self.facts
         profile = self.profile
         facts.forget(_MAIL)
@@ -155,7 +156,7 @@ class Conversation:
 
     def rcpt(self, event: Event) -> Wait:
         if self.pending is not None:
-            return self._catch_up(event, Conversation.rcpt)
+            return self._catch_up(event, self.rcpt)
         facts = self.facts
         profile = self.profile
         facts.recipient = self._named(event.path) if profile.localiphost else event.path
@@ -434,7 +435,7 @@ class Conversation:
     ) -> Pause | None:
         return await rest(then(event, await inquiry.wait()))
 
-    def _catch_up(self, event: Event, handler: Callable[[Conversation, Event], Wait]) -> Wait:
+    def _catch_up(self, event: Event, handler: Callable[[Event], Wait]) -> Wait:
         """What CONNECT asked must be answered before a command is decided; then the command's turn comes."""
         decision = self.pending.decision  # type: ignore[union-attr]
         if decision is None:
@@ -447,11 +448,9 @@ class Conversation:
         if decision.reply is not None:
             # A defect of ours on the way to the answers: it waits as a refusal of a rule does.
             self.facts.note(Phase.CONNECT, Held(decision))
-        return handler(self, event)
+        return handler(event)
 
-    async def _catch_up_later(
-        self, event: Event, handler: Callable[[Conversation, Event], Wait]
-    ) -> Pause | None:
+    async def _catch_up_later(self, event: Event, handler: Callable[[Event], Wait]) -> Pause | None:
         pending = self.pending
         if pending is not None:
             await pending.wait()
@@ -598,16 +597,7 @@ def _unexpected(self: Conversation, event: Event) -> Wait:
     raise RuntimeError(f"an event that nobody handles: {event.kind}")
 
 
-_BY_KIND: dict[int, Callable[[Conversation, Event], Wait]] = {
-    _session.HELO: Conversation.helo,
-    _session.MAIL: Conversation.mail,
-    _session.RCPT: Conversation.rcpt,
-    _session.DATA: Conversation.data,
-    _session.BODY: Conversation.body,
-    _session.END: Conversation.end,
-    _session.RESET: Conversation.reset,
-    _session.VIOLATION: Conversation.violation,
-    _session.QUIT: Conversation.quit,
-}
-# By event kind; STARTTLS and XCLIENT are the connection's.
-HANDLERS = tuple(_BY_KIND.get(kind, _unexpected) for kind in range(len(_session.EVENT_NAMES)))
+# By event kind: the method that has the event's name; STARTTLS and XCLIENT are the connection's.
+HANDLERS: tuple[Callable[[Conversation, Event], Wait], ...] = tuple(
+    getattr(Conversation, name.lower(), _unexpected) for name in _session.EVENT_NAMES
+)

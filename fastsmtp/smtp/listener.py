@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 BACKLOG = 4096
 
 
+class Accepted(Connection, asyncio.BufferedProtocol):
+    """A connection as the loop wants it: asyncio's own loop looks at a protocol's class, uvloop at its methods."""
+
+    __slots__ = ()
+
+
 class Listener:
     """One listening socket.
 
@@ -54,8 +60,8 @@ class Listener:
         )
         self.is_paused = False
 
-    def _connection(self) -> Connection:
-        return Connection(self)
+    def _connection(self) -> Accepted:
+        return Accepted(self)
 
     def pause(self) -> None:
         """Stop accepting; connections that are open go on."""

@@ -81,7 +81,7 @@ class Raising:
         Upgrade(
             service.loop,
             connection.raw,
-            connection,
+            connection,  # type: ignore[arg-type]  # one of listener.Accepted, which is a BufferedProtocol
             profile.engine(profile.tls, connection.conversation.facts),  # type: ignore[arg-type]
             timeout_s=STRESSED_HANDSHAKE_S if service.is_stressed else HANDSHAKE_S,
             done=self._over,

@@ -2,6 +2,7 @@
 
 from fastsmtp._event cimport Event, Terms
 from fastsmtp._text cimport Decoder
+from fastsmtp.reply cimport Reply
 
 
 cdef class Session:
@@ -40,7 +41,7 @@ cdef class Session:
     cdef long long _chunk_bytes
     cdef long long _left        # octets of the BDAT chunk still to come
     cdef bint _is_last
-    cdef object _drop_reply     # what a dropped chunk is answered with
+    cdef Reply _drop_reply      # what a dropped chunk is answered with
     cdef str _drop_violation
     cdef bint _is_drop_end      # the transaction ends with the dropped chunk
 
@@ -48,11 +49,16 @@ cdef class Session:
     cdef Py_ssize_t _out_n
     cdef Py_ssize_t _out_size
 
+    cpdef feed(self, object data, Py_ssize_t size_bytes=*)
+    cpdef hold(self)
+    cpdef Event next_event(self)
+    cpdef reply(self, Reply reply)
+    cpdef bytes take(self)
     cdef int _append(self, const char *p, Py_ssize_t n) except -1
-    cdef int _write(self, object reply, int code) except -1
-    cdef object _told(self, object reply)
-    cdef int _answer(self, object reply) except -1
-    cdef int _refuse(self, int kind, object reply, int code) except -1
+    cdef int _write(self, Reply reply, int code) except -1
+    cdef Reply _told(self, Reply reply)
+    cdef int _answer(self, Reply reply) except -1
+    cdef int _refuse(self, int kind, Reply reply, int code) except -1
     cdef bint _is_over(self) noexcept
     cdef void _stop(self) noexcept
     cdef void _forget_input(self) noexcept
@@ -60,8 +66,8 @@ cdef class Session:
     cdef bint _advance(self) noexcept
     cdef bint _pull(self, Py_ssize_t limit) except -1
     cdef int _hold(self) except -1
-    cdef Event _violate(self, str violation, object reply, bint is_fatal)
-    cdef Event _abort(self, str violation, object reply)
+    cdef Event _violate(self, str violation, Reply reply, bint is_fatal)
+    cdef Event _abort(self, str violation, Reply reply)
     cdef Event _pop(self)
     cdef Event _ask(self, int kind)
     cdef Event _asked(self, int verb, object found)
@@ -76,7 +82,7 @@ cdef class Session:
     cdef Event _end_text(self)
     cdef Event _end_chunk(self)
     cdef Event _end_drop(self)
-    cdef int _drop(self, object reply) except -1
+    cdef int _drop(self, Reply reply) except -1
     cdef Event _command(self, const char *p, Py_ssize_t n)
     cdef Event _bdat(self, const char *p, Py_ssize_t n, int action)
     cdef Event _starttls(self)

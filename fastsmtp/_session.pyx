@@ -32,6 +32,7 @@ from fastsmtp._command cimport Verb, find_verb, read_bdat, read_helo, read_mail,
 from fastsmtp._event cimport Event, Kind, Terms, new_event
 from fastsmtp._table cimport Action, State, action_of
 from fastsmtp._text cimport Found, begin_text, decode, end_text
+from fastsmtp.reply cimport Reply
 
 from fastsmtp import reply as replies
 from fastsmtp._event import (
@@ -124,7 +125,7 @@ cdef class Session:
         self._out_n += n
         return 0
 
-    cdef int _write(self, object reply, int code) except -1:
+    cdef int _write(self, Reply reply, int code) except -1:
         """Queue a reply; the session's id ends each 4xx and 5xx."""
         cdef bytes head = reply.head
         self._append(PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
@@ -136,11 +137,11 @@ cdef class Session:
             self._append(b"\r\n", 2)
         return 0
 
-    cdef object _told(self, object reply):
+    cdef Reply _told(self, Reply reply):
         """A refusal as this client is told it: with qmail's codes where the terms say so."""
         return _QMAIL.get(reply, reply) if self._terms.is_compatible else reply
 
-    cdef int _answer(self, object reply) except -1:
+    cdef int _answer(self, Reply reply) except -1:
         """Queue the answer to a command, and count it: the last error allowed is followed by 421."""
         cdef int code = reply.code
         if code < 400:
@@ -158,7 +159,7 @@ cdef class Session:
             self._fatal.is_fatal = True
         return 0
 
-    def take(self) -> bytes:
+    cpdef bytes take(self):
         """The output so far, b"" if none."""
         cdef bytes out
         if self._out_n == 0:
@@ -172,7 +173,7 @@ cdef class Session:
 
     # --- input ---------------------------------------------------------------------------------------
 
-    def feed(self, object data not None, Py_ssize_t size_bytes=-1) -> None:
+    cpdef feed(self, object data, Py_ssize_t size_bytes=-1):
         """Show size_bytes (all: -1) of data.  Nothing is copied; data must stay until hold()."""
         cdef const char *p
         cdef Py_ssize_t n
@@ -201,7 +202,7 @@ cdef class Session:
             self._at = 0
             self._n = n
 
-    def hold(self) -> None:
+    cpdef hold(self):
         """Copy what is unread; after it the buffer given to feed() may change."""
         self._hold()
 
@@ -288,7 +289,7 @@ cdef class Session:
 
     # --- the caller's side ---------------------------------------------------------------------------
 
-    def greet(self, object reply not None) -> None:
+    def greet(self, Reply reply not None) -> None:
         """Queue the greeting (2xx), or a refusal.  After 421 the session closes, after any other only QUIT is taken."""
         cdef int code = reply.code
         if self.state != State.NEW:
@@ -299,7 +300,7 @@ cdef class Session:
         else:
             self.state = State.FRESH if code < 400 else State.REFUSED
 
-    def close(self, object reply=None) -> None:
+    def close(self, Reply reply=None) -> None:
         """Queue a last reply that answers no command, and stop."""
         if self.is_closing:
             return
@@ -332,7 +333,7 @@ cdef class Session:
             self._open = 0
             self.state = State.NEW if is_new else State.FRESH
 
-    def reply(self, object reply not None) -> None:
+    cpdef reply(self, Reply reply):
         """Answer the open event; the state moves by the reply's class, 421 closes."""
         cdef int kind = self._open - 1
         cdef int code = reply.code
@@ -379,7 +380,7 @@ cdef class Session:
                 self._forget_input()
                 self.state = State.IN_TLS
 
-    cdef int _refuse(self, int kind, object reply, int code) except -1:
+    cdef int _refuse(self, int kind, Reply reply, int code) except -1:
         """The open event got 4xx or 5xx."""
         if code == 421:
             self._write(reply, code)
@@ -400,7 +401,7 @@ cdef class Session:
             self.state = State.REFUSED
         return self._answer(reply)
 
-    def next_event(self) -> "Event | None":
+    cpdef Event next_event(self):
         """The next event, or None: more input is needed, an event is open, the output is full, or it is closing."""
         cdef Event event
         if self._pending is not None or self._fatal is not None:
@@ -456,7 +457,7 @@ cdef class Session:
         self._open = 1 + kind
         return new_event(kind)
 
-    cdef Event _violate(self, str violation, object reply, bint is_fatal):
+    cdef Event _violate(self, str violation, Reply reply, bint is_fatal):
         """Answer something that is more than a mistake, and say so."""
         cdef Event event = new_event(Kind.ON_VIOLATION)
         reply = self._told(reply)
@@ -471,7 +472,7 @@ cdef class Session:
             self._answer(reply)
         return event
 
-    cdef Event _abort(self, str violation, object reply):
+    cdef Event _abort(self, str violation, Reply reply):
         """The message can't be taken, framing is intact: VIOLATION, then RESET."""
         self._mode = LINE
         self._end_transaction()
@@ -567,7 +568,7 @@ cdef class Session:
         self._answer(_chunk_received(self._chunk_bytes))
         return None
 
-    cdef int _drop(self, object reply) except -1:
+    cdef int _drop(self, Reply reply) except -1:
         """The octets of this chunk are read and dropped, then answered with reply."""
         self._mode = DROP
         self._drop_reply = reply
@@ -576,7 +577,7 @@ cdef class Session:
         return 0
 
     cdef Event _end_drop(self):
-        cdef object reply = self._drop_reply
+        cdef Reply reply = self._drop_reply
         self._mode = LINE
         self._drop_reply = None
         if self._drop_violation is not None:
@@ -796,5 +797,5 @@ cdef str found_word(int found):
     return "nul" if found & Found.NUL else "bare_newline"
 
 
-cdef object found_reply(int found):
+cdef Reply found_reply(int found):
     return replies.NUL_RECEIVED if found & Found.NUL else replies.BARE_NEWLINE

@@ -81,10 +81,17 @@ class Origins:
 def origins_of(facts: Facts) -> Origins:
     """What of a session's facts goes with its messages."""
     client = facts.client
-    return Origins(
-        address=client.address.text, port=client.port, origin=client.origin, name=client.name, helo=facts.helo,
-        is_extended=facts.is_extended, listener=facts.listener, local_address=facts.local_address, tls=facts.tls,
-    )  # fmt: skip
+    origins = Origins.__new__(Origins)
+    origins.address = client.address.text
+    origins.port = client.port
+    origins.origin = client.origin
+    origins.name = client.name
+    origins.helo = facts.helo
+    origins.is_extended = facts.is_extended
+    origins.listener = facts.listener
+    origins.local_address = facts.local_address
+    origins.tls = facts.tls
+    return origins
 
 
 class QueuedMessage:

@@ -397,7 +397,7 @@ class Conversation:
             self._count_message(answer)
             self._log_refusal(answer, "sink")
         # What has become of the message is known and logged, even if the client is gone before it hears of it.
-        pause = self._pause(delay_s, partial(self.session.reply, answer)) if delay_s else None
+        pause = self._pause(delay_s, partial(self._say, answer)) if delay_s else None
         self._forget()
         if pause is None:
             self.session.reply(answer)
@@ -478,6 +478,9 @@ class Conversation:
             self._is_slow = self.has_logged = True
             session_log.held_back(self.profile.log, self.facts, delay_s)
         return Pause(delay_s, then)
+
+    def _say(self, answer: Reply) -> None:
+        self.session.reply(answer)
 
     def _answer_now(self, decision: Decision, positive: Reply) -> None:
         refusal = decision.reply

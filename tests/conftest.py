@@ -14,10 +14,17 @@ from collections.abc import Generator
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.peers import advice, missing, needs, packages
 
 __all__ = ["needs"]
+
+# The same examples in each run, and no judgement of their time: it tells of what else the machine does.
+settings.register_profile(
+    "fastsmtp", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("fastsmtp")
 
 ALL_PEERS = os.environ.get("FASTSMTP_ALL_PEERS", "") not in {"", "0"}
 NO_SKIPS = os.environ.get("FASTSMTP_NO_SKIPS", "") not in {"", "0"}

@@ -507,7 +507,7 @@ HANGS = [
 
 
 @pytest.mark.parametrize(("at", "extensions", "limit", "is_doubtful"), HANGS)
-def test_a_server_that_hangs_is_given_up(
+def test_a_server_that_hangs_is_given_up_in_the_time_for_that(
     at: bytes, extensions: tuple[bytes, ...], limit: str, is_doubtful: bool
 ) -> None:
     hop = NextHop(answers={at: SILENCE}, extensions=extensions)

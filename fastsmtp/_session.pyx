@@ -31,7 +31,7 @@ from fastsmtp._ascii cimport ALPHA, is_in, is_word
 from fastsmtp._command cimport Verb, find_verb, read_bdat, read_helo, read_mail, read_rcpt, read_xclient
 from fastsmtp._event cimport Event, Kind, Terms, new_event
 from fastsmtp._table cimport Action, State, action_of
-from fastsmtp._text cimport Found, begin_text, decode, end_text
+from fastsmtp._text cimport Found, begin_text, decode, end_text, found_word
 from fastsmtp.reply cimport Reply
 
 from fastsmtp import reply as replies
@@ -790,11 +790,6 @@ cdef class Session:
         else:
             return self._ask(Kind.ON_STARTTLS)
         return None
-
-
-cdef str found_word(int found):
-    """The word for logs for what the decoder stopped at."""
-    return "nul" if found & Found.NUL else "bare_newline"
 
 
 cdef Reply found_reply(int found):

@@ -6,6 +6,11 @@ cdef enum Found:
     NUL = 4
 
 
+cdef inline str found_word(int found):
+    """The word for logs for what the decoder stopped at."""
+    return "nul" if found & NUL else "bare_newline"
+
+
 cdef struct Decoder:
     int state
     int found           # Found bits

@@ -45,6 +45,21 @@ def shard_of(queue: Queue, deliverer: Patient) -> Shard:
     return Shard(queue.path, 0, 1, reader=reader, deliverer=deliverer, log=ListLog(), loop=loop)
 
 
+async def draining(queue: Queue) -> tuple[Patient, Shard, asyncio.Future[None]]:
+    """A delivery process that ends with one message under way, whose dispatcher has ended before it."""
+    owner = await queue.open()
+    journal = await queue.worker()
+    deliverer = Patient()
+    shard = shard_of(queue, deliverer)
+    shard.start()
+    await journal.append(encode(message("A", recipient("a@example.net"))))
+    await until(lambda: bool(deliverer.waiting))
+    await queue.leave(journal)
+    drained = asyncio.ensure_future(shard.drain())
+    await owner.close()
+    return deliverer, shard, drained
+
+
 @pytest.mark.parametrize("is_deferred", [False, True])
 def test_what_was_delivered_for_an_earlier_dispatcher_is_not_tried_again(
     tmp_path: pathlib.Path, is_deferred: bool
@@ -90,16 +105,7 @@ def test_a_delivery_process_ends_when_what_it_did_is_known(tmp_path: pathlib.Pat
     """At a reload the dispatcher ends as well, and first: its successor hears of what was under way."""
 
     async def work(queue: Queue) -> None:
-        owner = await queue.open()
-        journal = await queue.worker()
-        deliverer = Patient()
-        shard = shard_of(queue, deliverer)
-        shard.start()
-        await journal.append(encode(message("A", recipient("a@example.net"))))
-        await until(lambda: bool(deliverer.waiting))
-        await queue.leave(journal)
-        drained = asyncio.ensure_future(shard.drain())
-        await owner.close()
+        deliverer, shard, drained = await draining(queue)
         deliverer.waiting[0]([YES])
         await until(lambda: not shard.jobs)
         for _ in range(20):
@@ -118,16 +124,7 @@ def test_a_delivery_process_ends_when_what_it_did_is_known(tmp_path: pathlib.Pat
 
 def test_a_delivery_process_does_not_wait_when_the_master_is_gone(tmp_path: pathlib.Path) -> None:
     async def work(queue: Queue) -> None:
-        owner = await queue.open()
-        journal = await queue.worker()
-        deliverer = Patient()
-        shard = shard_of(queue, deliverer)
-        shard.start()
-        await journal.append(encode(message("A", recipient("a@example.net"))))
-        await until(lambda: bool(deliverer.waiting))
-        await queue.leave(journal)
-        drained = asyncio.ensure_future(shard.drain())
-        await owner.close()
+        deliverer, shard, drained = await draining(queue)
         queue.sock.close()
         deliverer.waiting[0]([YES])
         await drained

@@ -8,13 +8,12 @@ Needs root, since each of its processes becomes somebody else; mark tests with N
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -149,14 +148,9 @@ class Dovecot:
         # Its processes end behind their master, and some write files then.
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
+    def stopped(self) -> AbstractContextManager[None]:
         """The kernel takes connections, and nobody greets them: its master starts who does."""
-        self._process.signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._process.signal(signal.SIGCONT)
+        return self._process.suspended()
 
     def make_room(self) -> None:
         """From now on "full" gets its mail."""

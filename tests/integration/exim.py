@@ -8,13 +8,13 @@ Needs root, as its daemon delivers by another process; mark tests with NEEDS_EXI
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -188,14 +188,9 @@ class Exim:
         # A delivery that has just ended may still write its log.
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
+    def stopped(self) -> AbstractContextManager[None]:
         """The kernel takes connections, and nobody greets them."""
-        self._process.signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._process.signal(signal.SIGCONT)
+        return self._process.suspended()
 
     def say_yes(self) -> None:
         """From now on "later" and "afterwards" get their mail."""
